@@ -1,0 +1,43 @@
+"""A few requests to the API server as its admin: enough to wait for it and to ask for tokens."""
+
+import http.client
+import json
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer, whatever its status."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminApi:
+    """One request a connection, so that it works across restarts of the server. Verifies the server's certificate."""
+
+    port: int
+    ca: Path
+    certificate: Path
+    key: Path
+
+    def request(self, method: str, path: str, *, body: object = None) -> Reply:
+        """Send one request.
+
+        Raises:
+            OSError: the server can't be reached or is not the one of our CA.
+            http.client.HTTPException: it hung up in the middle.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(self.certificate, self.key)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=10)
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, body=content, headers={"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return Reply(status=response.status, body=response.read())
+        finally:
+            connection.close()

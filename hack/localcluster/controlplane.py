@@ -1,0 +1,255 @@
+"""etcd and kube-apiserver as one thing that starts, stops and cleans up after itself.
+
+    with ControlPlane() as cluster:
+        run("--kubeconfig", cluster.kubeconfig)
+
+TLS with a CA of its own, RBAC on, a free port on loopback, etcd on unix sockets that only the user can open. There is
+no kube-controller-manager: make ServiceAccounts yourself, namespaces never finish terminating, and the aggregated
+ClusterRoles admin, edit and view have no rules. So the ServiceAccount admission plugin is off.
+"""
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hack.localcluster import flags, kubeconfig, pki, process
+from hack.localcluster.adminapi import AdminApi
+from hack.localcluster.binaries import Binaries
+from hack.localcluster.build import find_or_build
+from hack.localcluster.process import ProcessId
+
+ADMIN, ADMIN_GROUPS = "local-admin", ("system:masters",)
+READY_SECONDS = 90
+"""Five to eight seconds are usual on two cores; ten times that is a machine in trouble, not a slow one."""
+PORT_ATTEMPTS = 5
+READY_PATHS = (
+    "/readyz",
+    "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:service-account-issuer-discovery",
+    "/api/v1/namespaces/default",
+)
+"""All of these answer 200 once the server can be used; /readyz alone comes a little before the others."""
+
+
+class ControlPlaneError(Exception):
+    """The control plane did not do what was asked; the message ends with the last lines of the log that tells why."""
+
+
+class ControlPlane:
+    """One control plane. As a context manager, or `start` and `stop`; never both `start`ed twice.
+
+    Tethered (the default), its processes end when this one does, even by SIGKILL. Flags for kube-apiserver are a
+    mapping and win over ours, say `ControlPlane(apiserver_flags={"audit-log-path": "audit.log"})`; relative paths are
+    within the control plane's directory.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        binaries: Binaries | None = None,
+        port: int | None = None,
+        apiserver_flags: Mapping[str, str] | None = None,
+        tethered: bool = True,
+    ) -> None:
+        """Start nothing yet. Without a `directory` a temporary one is made; `stop` removes either.
+
+        `port` is tried first; if it is taken, another.
+        """
+        self._given_directory = directory
+        self._binaries = binaries
+        self._extra_flags = dict(apiserver_flags or {})
+        self._tethered = tethered
+        self._authority = pki.make_authority()
+        self._etcd: subprocess.Popen[bytes] | None = None
+        self._apiserver: subprocess.Popen[bytes] | None = None
+        self.processes: dict[str, ProcessId] = {}
+        """What runs, by program; also in state.json of the directory, for who comes later."""
+        self.port = port or _free_port()
+        self.directory = Path()
+
+    def __enter__(self) -> Self:
+        """Start, and be ready."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and leave nothing."""
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where the API server is."""
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def ca(self) -> Path:
+        """The certificate, PEM, that clients verify the API server with."""
+        return self.directory / "ca.crt"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """A kubeconfig of a cluster admin, complete in itself."""
+        return self.directory / "kubeconfig"
+
+    @property
+    def admin(self) -> AdminApi:
+        """For the few requests that no client library is worth."""
+        return AdminApi(
+            port=self.port, ca=self.ca, certificate=self.directory / "admin.crt", key=self.directory / "admin.key"
+        )
+
+    def start(self) -> None:
+        """Start both processes and return when the API server is ready; on any failure leave nothing behind.
+
+        Raises:
+            BinariesError: there is nothing to start and it can't be built.
+            ControlPlaneError: a process ended or was not ready in time.
+        """
+        binaries = self._binaries or find_or_build()
+        self._binaries = binaries
+        self.directory = (self._given_directory or Path(tempfile.mkdtemp(prefix="control-plane-"))).resolve()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._write_keys()
+            self._etcd = self._spawn("etcd", [str(binaries.etcd), *flags.render(flags.ETCD)])
+            self._start_on_a_free_port()
+            admin = pki.make_client(self._authority, user=ADMIN, groups=ADMIN_GROUPS)
+            self._write_kubeconfig(self.kubeconfig, user=ADMIN, pair=admin)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End both processes, wait for their ends, remove the directory. Fine if it never started."""
+        for name in ("kube-apiserver", "etcd"):
+            self._end(name)
+        if self.directory != Path():
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def stop_apiserver(self, *, kill: bool = False) -> None:
+        """An outage: end the API server (by SIGKILL if `kill`) and return when its port is closed. Data stays."""
+        self._end("kube-apiserver", kill=kill)
+
+    def start_apiserver(self) -> None:
+        """End an outage: same port, same data, ready when this returns.
+
+        Raises:
+            ControlPlaneError: it ended or was not ready in time; what it left can be started again.
+        """
+        binaries = self._binaries
+        if binaries is None:
+            raise ControlPlaneError("not started yet")
+        arguments = flags.render({**flags.APISERVER, "secure-port": str(self.port), **self._extra_flags})
+        self._apiserver = self._spawn("kube-apiserver", [str(binaries.apiserver), *arguments])
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._end("kube-apiserver", kill=True)
+            raise
+
+    def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
+        """Write and return a kubeconfig of another user, proved by a client certificate."""
+        pair = pki.make_client(self._authority, user=user, groups=groups)
+        path = self.directory / f"kubeconfig-{user.replace('/', '_').replace(':', '_')}"
+        self._write_kubeconfig(path, user=user, pair=pair)
+        return path
+
+    def service_account_token(
+        self, namespace: str, name: str, *, audiences: Sequence[str] = (), seconds: int = 3600
+    ) -> str:
+        """A token of an existing ServiceAccount, as the kubelet would project it. Without audiences: the API server's.
+
+        Raises:
+            ControlPlaneError: the API server refused; it accepts no less than 600 `seconds`.
+        """
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        spec = {"audiences": list(audiences), "expirationSeconds": seconds}
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+        reply = self.admin.request("POST", path, body=body)
+        if reply.status != http.client.CREATED:
+            raise ControlPlaneError(f"TokenRequest for {namespace}/{name}: {reply.status} {reply.body.decode()}")
+        return str(json.loads(reply.body)["status"]["token"])
+
+    def _write_keys(self) -> None:
+        pairs = {
+            "apiserver": pki.make_server(self._authority, addresses=["127.0.0.1", "10.0.0.1"]),
+            "admin": pki.make_client(self._authority, user=ADMIN, groups=ADMIN_GROUPS),
+        }
+        for name, pair in pairs.items():
+            (self.directory / f"{name}.crt").write_bytes(pair.certificate)
+            pki.write_private(self.directory / f"{name}.key", pair.key)
+        self.ca.write_bytes(self._authority.certificate)
+        pki.write_token_keys(self.directory)
+
+    def _write_kubeconfig(self, path: Path, *, user: str, pair: pki.Pair) -> None:
+        content = kubeconfig.render(self.url, ca=self._authority.certificate, user=user, pair=pair)
+        pki.write_private(path, content)
+
+    def _start_on_a_free_port(self) -> None:
+        """Another process may take the port between our look and the server's start: then try the next one."""
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                return self.start_apiserver()
+            except ControlPlaneError as error:
+                if "address already in use" not in str(error):
+                    raise
+                self.port = _free_port()
+        return self.start_apiserver()
+
+    def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        log = self.directory / f"{name}.log"
+        child, started = process.spawn(command, directory=self.directory, log=log, tethered=self._tethered)
+        self.processes[name] = ProcessId(pid=child.pid, started=started)
+        self._record()
+        return child
+
+    def _end(self, name: str, *, kill: bool = False) -> None:
+        if running := self.processes.pop(name, None):
+            process.end(running, kill=kill)
+            child = self._etcd if name == "etcd" else self._apiserver
+            if child is not None:
+                child.wait()
+            self._record()
+
+    def _record(self) -> None:
+        """Say in state.json what runs here, so that `hack/cluster down` can end it whatever became of us."""
+        running = {name: {"pid": known.pid, "started": known.started} for name, known in self.processes.items()}
+        new = self.directory / "state.json.new"
+        new.write_text(json.dumps({"url": self.url, "processes": running}))
+        new.replace(self.directory / "state.json")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._ready():
+            for name, child in (("etcd", self._etcd), ("kube-apiserver", self._apiserver)):
+                if child is not None and child.poll() is not None:
+                    raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self._log_tail(name)}")
+            if time.monotonic() > deadline:
+                tail = self._log_tail("kube-apiserver")
+                raise ControlPlaneError(f"kube-apiserver was not ready after {READY_SECONDS} s:\n{tail}")
+            time.sleep(0.1)
+
+    def _ready(self) -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            return all(self.admin.request("GET", path).status == http.client.OK for path in READY_PATHS)
+        return False
+
+    def _log_tail(self, name: str) -> str:
+        return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

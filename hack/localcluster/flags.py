@@ -1,0 +1,36 @@
+"""What both programs are started with; relative paths are within the control plane's directory."""
+
+ETCD = {
+    "data-dir": "etcd",
+    # Sockets of relative names: their paths may be 108 bytes at most, and directories of tests are long.
+    "listen-client-urls": "unix://etcd.sock:0",
+    "advertise-client-urls": "unix://etcd.sock:0",
+    "listen-peer-urls": "unix://peer.sock:0",
+    "initial-advertise-peer-urls": "unix://peer.sock:0",
+    "initial-cluster": "default=unix://peer.sock:0",
+    "unsafe-no-fsync": "true",  # nothing here must survive a power cut
+    "log-level": "warn",
+}
+
+APISERVER = {
+    "etcd-servers": "unix://etcd.sock:0",
+    "bind-address": "127.0.0.1",
+    "advertise-address": "127.0.0.1",
+    "endpoint-reconciler-type": "none",  # loopback is no valid endpoint, and needs none
+    "cert-dir": "certs",
+    "client-ca-file": "ca.crt",
+    "tls-cert-file": "apiserver.crt",
+    "tls-private-key-file": "apiserver.key",
+    "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
+    "service-account-key-file": "sa.pub",
+    "service-account-signing-key-file": "sa.key",
+    "service-cluster-ip-range": "10.0.0.0/24",
+    "authorization-mode": "RBAC",
+    "disable-admission-plugins": "ServiceAccount",  # it waits for what kube-controller-manager makes
+    "allow-privileged": "true",
+}
+
+
+def render(values: dict[str, str]) -> list[str]:
+    """The flags as arguments."""
+    return [f"--{name}={value}" for name, value in values.items()]
