@@ -1,0 +1,40 @@
+# docker build --build-arg REVISION="$(git rev-parse HEAD)" -t pull-secret-updater .
+#
+# For a release pin the base by digest: --build-arg BASE=docker.io/library/python:3.13-slim@sha256:... Both stages stand on it. Any
+# will do that has python3 (3.11 or later, with venv) and CA certificates.
+ARG BASE=docker.io/library/python:3.13-slim
+
+FROM ${BASE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /build
+
+# What is installed has its hash in the lock, what builds it too: setuptools is cut out of the lock for development.
+# `app` is what runs, and has no pip; `tools` stays behind in this stage.
+COPY hack/requirements/runtime.txt hack/requirements/dev.txt ./
+RUN python3 -m venv --without-pip /opt/pull-secret-updater && python3 -m venv tools \
+ && sed -n '/^setuptools==/,/[^\\]$/p' dev.txt > tools.txt \
+ && tools/bin/pip install --require-hashes -r tools.txt \
+ && tools/bin/pip --python /opt/pull-secret-updater install --no-compile --require-hashes -r runtime.txt
+
+COPY setup.cfg pyproject.toml README.md LICENSE ./
+COPY controller controller
+# Bytecode now, since the root is read-only later; it is trusted as it is, without a look at the sources' times.
+RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
+ && tools/bin/pip --python /opt/pull-secret-updater install --no-compile --no-deps --no-index wheels/*.whl \
+ && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
+
+FROM ${BASE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="pull-secret-updater" \
+      org.opencontainers.image.description="Keeps Kubernetes image pull Secrets filled with short-lived registry tokens" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/pull-secret-updater /opt/pull-secret-updater
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
+# By number: `runAsNonRoot` can't tell who a name is.
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/opt/pull-secret-updater/bin/pull-secret-updater"]
+CMD ["run"]
