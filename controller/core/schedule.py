@@ -1,0 +1,73 @@
+"""When to refresh and when to try again: arithmetic on instants, with jitter that is the same at every look.
+
+Jitter is a hash, so the same Secret has the same moment on any replica and after any restart, and re-checking never
+re-rolls it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from controller.core.errors import Pace
+
+RETRY_AFTER_CAP_SECONDS = 300.0
+_STEPS_SECONDS = {Pace.FAST: (1.0, 60.0), Pace.SLOW: (30.0, 900.0)}
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshWindow:
+    """Which part of a token's life a refresh falls in, and how long a life may count at most (seconds)."""
+
+    start: float = 0.50
+    end: float = 0.65
+    max_lifetime_seconds: float = 12 * 3600.0
+
+
+def fraction(*parts: object) -> float:
+    """A stable draw from [0, 1)."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:6]) / (1 << 48)
+
+
+def effective_expiry(window: RefreshWindow, *, issued_at: int, expires_at: int, credential_exp: int | None) -> float:
+    """The instant that a credential counts as expired: the annotation may only shorten what the credential says."""
+    latest = min(float(expires_at), issued_at + window.max_lifetime_seconds)
+    return latest if credential_exp is None else min(latest, float(credential_exp))
+
+
+def refresh_at(window: RefreshWindow, *, uid: str, issued_at: int, expiry: float) -> float:
+    """The instant to refresh: a draw from the window of the life, stable for (uid, issued_at).
+
+    Never sooner after the issue than the lesser of 10 s and half of the life, so that an issuer whose clock is off or
+    whose tokens are nearly expired costs a request every 10 s and not a hot loop.
+    """
+    lifetime = max(expiry - issued_at, 0.0)
+    share = window.start + (window.end - window.start) * fraction(uid, issued_at)
+    return issued_at + max(lifetime * share, 1.0 if lifetime < 2.0 else min(10.0, lifetime / 2))
+
+
+def retry_at(
+    *,
+    failed_at: float,
+    attempt: int,
+    pace: Pace,
+    spread_by: str,
+    valid_until: float | None = None,
+    retry_after_seconds: float | None = None,
+) -> float | None:
+    """The instant to try again after the `attempt`-th failure in a row (from 1); None where only a change helps.
+
+    `valid_until` is the end of a token in place: no step is longer than an eighth of what is left of it, nor shorter
+    than 1 s. A `retry_after_seconds` of the issuer wins over both, up to 300 s.
+    """
+    if pace is Pace.ON_CHANGE:
+        return None
+    if retry_after_seconds is not None:
+        return failed_at + min(max(retry_after_seconds, 1.0), RETRY_AFTER_CAP_SECONDS)
+    first, longest = _STEPS_SECONDS[pace]
+    step = min(first * 2.0 ** min(attempt - 1, 20), longest)
+    step *= 1.0 - fraction(spread_by, attempt) / 2
+    if valid_until is not None and valid_until > failed_at:
+        step = min(step, max((valid_until - failed_at) / 8, 1.0))
+    return failed_at + step
