@@ -18,6 +18,9 @@ import msgspec
 MAX_BYTES = 1024 * 1024
 """Kubernetes allows 1 MiB for the values of a Secret together (core/v1 MaxSecretSize)."""
 
+_YEAR_10000 = 253_402_300_800
+"""Seconds since the epoch; instants from here on can't be rendered."""
+
 _DOCKER_HUB = "index.docker.io"
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _ALIASES = {"docker.io": _DOCKER_HUB, "registry-1.docker.io": _DOCKER_HUB}
@@ -113,16 +116,14 @@ def merge(
     Several keys that mean the same host of ours become one.
     """
     entry = _render_entry(username, password)
-    left = set(hosts)
     auths: dict[str, msgspec.Raw] = {}
     for key, raw in config.auths.items():
         host = normalise(key)
-        if host in left:
-            left.discard(host)
+        if host in hosts:
             auths[canonical_key(host)] = entry
-        elif host not in hosts and host not in remove:
+        elif host not in remove:
             auths[key] = raw
-    auths.update({canonical_key(host): entry for host in sorted(left)})
+    auths.update({canonical_key(host): entry for host in sorted(hosts)})
     return msgspec.json.encode({**config.top, "auths": auths})
 
 
@@ -141,12 +142,9 @@ def jwt_claim(token: str, name: str) -> object:
 def jwt_instant(token: str, name: str) -> int | None:
     """A NumericDate claim (RFC 7519 2) in whole seconds since the epoch, None where there is no such thing."""
     value = jwt_claim(token, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _YEAR_10000:
         return None
-    try:
-        return int(value)
-    except (ValueError, OverflowError):
-        return None
+    return int(value)
 
 
 def _object(content: bytes) -> dict[str, msgspec.Raw]:
@@ -163,11 +161,14 @@ def _credential(raw: msgspec.Raw) -> tuple[str, str]:
         return "", ""
     if not entry.auth:
         return entry.username, entry.password
+    # The kubelet takes padded and unpadded, the standard alphabet only.
+    padded = entry.auth if "=" in entry.auth else entry.auth + "=" * (-len(entry.auth) % 4)
+    if len(padded) % 4:
+        return "", ""
     try:
-        # The kubelet takes padded and unpadded, the standard alphabet only.
-        decoded = base64.b64decode(entry.auth.rstrip("=") + "=" * (-len(entry.auth.rstrip("=")) % 4), validate=True)
+        decoded = binascii.a2b_base64(padded, strict_mode=True)
         username, separator, password = decoded.decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return "", ""
     return (username, password) if separator else ("", "")
 

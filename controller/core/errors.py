@@ -123,12 +123,12 @@ class Problem(enum.Enum):
     )
     PROOF_MISSING = (
         "ProofMissing",
-        "the token that proves who the controller is can't be read; check the provider's tokenFile",
+        "what proves who the controller is can't be read; check that the provider's tokenFile or key is mounted",
         Pace.SLOW,
     )
     PROOF_UNFIT = (
         "ProofUnfit",
-        "the token that proves who the controller is is for another audience, or none; check tokenFile and audience",
+        "what proves who the controller is has expired, is for another audience or is none; check tokenFile or key",
         Pace.SLOW,
     )
     TOKEN_UNFIT = (
@@ -203,10 +203,10 @@ class MintError(Exception):
 
 
 class StaleProof(MintError):
-    """The issuer says that the proof has expired: read it again and ask once more; then it is a refusal."""
+    """The issuer may mean that the proof has expired: read it again, and if it is another ask once more."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(Problem.MINT_REFUSED, detail)
+    def __init__(self, detail: str, *, problem: Problem = Problem.MINT_REFUSED) -> None:
+        super().__init__(problem, detail)
 
 
 class ApiError(Exception):

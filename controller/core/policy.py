@@ -17,6 +17,9 @@ from controller.core.errors import Problem, Rejection
 from controller.core.model import Claim, Decision, Ignore, Keep, Reason, Refresh, Resolved, Tell, View
 from controller.core.schedule import RefreshWindow, effective_expiry, refresh_at
 
+MAX_IDENTITY_LENGTH = 2048
+"""Characters; the longest that any issuer knows are AWS role ARNs, of up to 2048."""
+
 FUTURE_SECONDS = 600
 """An `issued-at` further ahead than this was not written by a controller whose clock is right."""
 
@@ -85,15 +88,21 @@ class Policy:
         )
 
     def refresh_at(self, *, uid: str, issued_at: int, expiry: float) -> float:
-        """The instant at which a credential of that life is due for the clock's sake."""
+        """The instant at which a new credential of that life will be due."""
         return refresh_at(self._window, uid=uid, issued_at=issued_at, expiry=expiry)
 
     def _by_the_clock(self, view: View, now: float) -> Decision:
         claim = view.claim
         expiry = self.expiry(claim)
-        if expiry is None or claim.issued_at is None:
+        if expiry is None or claim.issued_at is None or claim.expires_at is None:
             return Refresh(Reason.NEW, now)
-        due_at = self.refresh_at(uid=view.secret.uid, issued_at=claim.issued_at, expiry=expiry)
+        due_at = refresh_at(
+            self._window,
+            uid=view.secret.uid,
+            issued_at=claim.issued_at,
+            expiry=expiry,
+            given_seconds=claim.expires_at - claim.issued_at,
+        )
         if now >= due_at:
             return Refresh(Reason.EXPIRED if now >= expiry else Reason.SCHEDULED, due_at)
         return Keep(due_at) if claim.error is None else Tell(None, due_at)
@@ -157,6 +166,10 @@ def _identity_empty(view: View) -> Problem | None:
     return None if view.claim.identity else Problem.IDENTITY_EMPTY
 
 
+def _identity_too_long(view: View) -> Problem | None:
+    return None if len(view.claim.identity) <= MAX_IDENTITY_LENGTH else Problem.IDENTITY_UNRECOGNISED
+
+
 def _service_account(view: View) -> Problem | None:
     return None if view.claim.service_account is None else Problem.SERVICE_ACCOUNT_UNSUPPORTED
 
@@ -170,6 +183,7 @@ _INPUT_CHECKS: tuple[Callable[[View], Problem | None], ...] = (
     _paused_unclear,
     _immutable,
     _identity_empty,
+    _identity_too_long,
     _service_account,
     _unreadable,
 )

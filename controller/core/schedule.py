@@ -36,15 +36,18 @@ def effective_expiry(window: RefreshWindow, *, issued_at: int, expires_at: int, 
     return latest if credential_exp is None else min(latest, float(credential_exp))
 
 
-def refresh_at(window: RefreshWindow, *, uid: str, issued_at: int, expiry: float) -> float:
+def refresh_at(
+    window: RefreshWindow, *, uid: str, issued_at: int, expiry: float, given_seconds: float | None = None
+) -> float:
     """The instant to refresh: a draw from the window of the life, stable for (uid, issued_at).
 
-    Never sooner after the issue than the lesser of 10 s and half of the life, so that an issuer whose clock is off or
-    whose tokens are nearly expired costs a request every 10 s and not a hot loop.
+    `given_seconds` is the life that the issuer gave, where `expiry` is sooner. Never sooner after the issue than the
+    lesser of 10 s and half of that life: an issuer whose clock is off costs a request every 10 s and not a hot loop.
     """
-    lifetime = max(expiry - issued_at, 0.0)
+    lifetime = expiry - issued_at
     share = window.start + (window.end - window.start) * fraction(uid, issued_at)
-    return issued_at + max(lifetime * share, 1.0 if lifetime < 2.0 else min(10.0, lifetime / 2))
+    given = lifetime if given_seconds is None else given_seconds
+    return issued_at + max(lifetime * share, min(10.0, given / 2), 0.0)
 
 
 def retry_at(
