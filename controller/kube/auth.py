@@ -1,0 +1,247 @@
+"""Where the API server is, and who we are to it: the Pod's own ServiceAccount, or a person's kubeconfig."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from controller.core.errors import Unauthorized
+from controller.http import AiohttpTransport
+
+DIRECTORY_VARIABLE = "PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR"
+_STANDARD_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
+_REREAD_SECONDS = 60.0
+"""As client-go. The kubelet replaces a token when 80 % of its life is gone: 2 min before the end of the shortest."""
+
+_KUBECONFIG_SECONDS = 30.0
+"""For an exec plugin, which may ask an identity provider."""
+
+_RENEW_AT_SHARE = 0.8
+"""Of what is left of an exec plugin's credential when it is read; late enough for plugins with a cache of their own."""
+
+
+class NoAccess(Exception):
+    """It isn't known where the API server is or how to prove who we are; in words for a person."""
+
+
+class Access(Protocol):
+    """The way to one API server."""
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port, and a path where there is one; no slash at the end."""
+        ...
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace that we run in, where that is known."""
+        ...
+
+    async def headers(self) -> dict[str, str]:
+        """Headers that prove who we are; none where a client certificate does. Raises Unauthorized."""
+        ...
+
+    def rejected(self) -> None:
+        """The server answered 401: read the credential anew before the next request."""
+        ...
+
+    def transport(self, connections: int) -> AiohttpTransport:
+        """A new transport, and with it a new pool of at most that many connections."""
+        ...
+
+
+class InCluster:
+    """The ServiceAccount of the Pod. Its token is read again at least every 60 s, and at once after a 401."""
+
+    def __init__(self, *, url: str, directory: Path, now: Callable[[], float]) -> None:
+        self._url = url
+        self._directory = directory
+        self._now = now
+        self._token: str | None = None
+        self._read_at = 0.0
+
+    @property
+    def url(self) -> str:
+        """See Access."""
+        return self._url
+
+    @property
+    def namespace(self) -> str | None:
+        """See Access."""
+        try:
+            return (self._directory / "namespace").read_text().strip() or None
+        except OSError:
+            return None
+
+    async def headers(self) -> dict[str, str]:
+        """See Access."""
+        return {"Authorization": f"Bearer {self._fresh_token()}"}
+
+    def rejected(self) -> None:
+        """See Access."""
+        self._token = None
+
+    def transport(self, connections: int) -> AiohttpTransport:
+        """See Access."""
+        return AiohttpTransport(ca_file=self._directory / "ca.crt", connections=connections)
+
+    def _fresh_token(self) -> str:
+        # A clock that was set back makes the age negative; that counts as old too.
+        if self._token is None or not 0 <= self._now() - self._read_at < _REREAD_SECONDS:
+            try:
+                # A few KiB in memory (tmpfs): a thread would cost more than the read.
+                token = (self._directory / "token").read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Unauthorized(f"the ServiceAccount token can't be read: {type(error).__name__}") from error
+            if not token.isascii() or not token.isprintable() or not token:
+                raise Unauthorized("the ServiceAccount token is empty or not one line of text")
+            self._token, self._read_at = token, self._now()
+        return self._token
+
+
+def in_cluster(environment: Mapping[str, str], *, now: Callable[[], float]) -> InCluster:
+    """The access of a Pod. Raises NoAccess where this isn't one."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise NoAccess(
+            "not in a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; name a kubeconfig"
+        )
+    directory = Path(environment.get(DIRECTORY_VARIABLE) or _STANDARD_DIRECTORY)
+    for name in ("token", "ca.crt"):
+        if not (directory / name).is_file():
+            raise NoAccess(
+                f"{directory / name} is missing; mount the ServiceAccount's token with its ca.crt there, or set "
+                f"{DIRECTORY_VARIABLE}"
+            )
+    bracketed = f"[{host}]" if ":" in host else host
+    return InCluster(url=f"https://{bracketed}:{port}", directory=directory, now=now)
+
+
+class Kubeconfig:
+    """The current context of a kubeconfig, as the official client understands it.
+
+    The file is read again, and an exec plugin run again, after a 401 and before the plugin's credential ends. Made by
+    `from_kubeconfig`.
+    """
+
+    def __init__(self, path: Path | None, *, now: Callable[[], float]) -> None:
+        self._path = path
+        self._now = now
+        self._loading = asyncio.Lock()
+        self._loaded: _Loaded | None = None
+
+    @property
+    def url(self) -> str:
+        """See Access."""
+        return self._known.url
+
+    @property
+    def namespace(self) -> str | None:
+        """See Access."""
+        return self._known.namespace
+
+    async def headers(self) -> dict[str, str]:
+        """See Access."""
+        async with self._loading:
+            if self._known.renew_at <= self._now():
+                try:
+                    await self.load()
+                except NoAccess as error:
+                    raise Unauthorized("the kubeconfig gives no credential any more") from error
+        return {"Authorization": self._known.authorization} if self._known.authorization else {}
+
+    def rejected(self) -> None:
+        """See Access."""
+        self._loaded = replace(self._known, renew_at=-math.inf)
+
+    def transport(self, connections: int) -> AiohttpTransport:
+        """See Access."""
+        known = self._known
+        return AiohttpTransport(
+            ca_file=known.ca_file,
+            client_certificate=known.client_certificate,
+            verify=known.verify,
+            proxy=known.proxy,
+            connections=connections,
+        )
+
+    async def load(self) -> None:
+        """Read the file, and run its exec plugin if it has one. Raises NoAccess."""
+        try:
+            async with asyncio.timeout(_KUBECONFIG_SECONDS):
+                self._loaded = await _load_kubeconfig(self._path, self._now())
+        except TimeoutError as error:
+            raise NoAccess("the kubeconfig's exec plugin did not end within 30 s") from error
+
+    @property
+    def _known(self) -> _Loaded:
+        if self._loaded is None:
+            raise NoAccess("the kubeconfig has not been read yet")
+        return self._loaded
+
+
+async def from_kubeconfig(path: Path | None, *, now: Callable[[], float]) -> Kubeconfig:
+    """The access that a kubeconfig gives; without a path, the one of KUBECONFIG or ~/.kube/config. Raises NoAccess."""
+    access = Kubeconfig(path, now=now)
+    await access.load()
+    return access
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    url: str
+    namespace: str | None
+    authorization: str | None = field(repr=False)
+    """The whole header."""
+
+    ca_file: Path | None
+    client_certificate: tuple[Path, Path] | None
+    verify: bool
+    proxy: str | None
+    renew_at: float
+
+
+async def _load_kubeconfig(path: Path | None, now: float) -> _Loaded:
+    from kubernetes.aio import client, config  # noqa: PLC0415 -- 20 MiB, which a controller in a Pod does not need
+
+    _refuse_missing(path)
+    settings: Any = client.Configuration()
+    try:
+        loader: Any = await config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(path) if path else None, client_configuration=settings, persist_config=False
+        )
+    except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        # The client's own words can quote a user's whole entry, token and all.
+        raise NoAccess(
+            f"the kubeconfig can't be used ({type(error).__name__}); `kubectl config view` may say more"
+        ) from error
+    if getattr(loader, "tls_server_name", None):
+        raise NoAccess("the kubeconfig's tls-server-name is not supported; use a server name that its certificate has")
+    authorization = settings.api_key.get("BearerToken")
+    certificate = (Path(settings.cert_file), Path(settings.key_file)) if settings.cert_file else None
+    # The client logs a plugin's failure and goes on without a credential.
+    if "exec" in (loader._user or {}) and not authorization and not certificate:  # noqa: SLF001 -- nothing public says it
+        raise NoAccess("the kubeconfig's exec plugin gave no credential; run kubectl to see what it says")
+    ends: dt.datetime | None = getattr(loader, "exec_plugin_expiry", None)
+    return _Loaded(
+        url=str(settings.host).rstrip("/"),
+        namespace=loader.current_context["context"].get("namespace") or None,
+        authorization=authorization,
+        ca_file=Path(settings.ssl_ca_cert) if settings.ssl_ca_cert else None,
+        client_certificate=certificate,
+        verify=bool(settings.verify_ssl),
+        proxy=settings.proxy,
+        renew_at=math.inf if ends is None else now + (ends.timestamp() - now) * _RENEW_AT_SHARE,
+    )
+
+
+def _refuse_missing(path: Path | None) -> None:
+    if path is not None and not path.is_file():
+        raise NoAccess(f"{path} is not there; name another kubeconfig")

@@ -1,0 +1,227 @@
+"""One exchange, bounded in time and size; in virtual time, over a transport in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from controller.http import AiohttpTransport, Reply, Unreachable, fetch, http_date, retry_after_seconds
+from tests.unit.fakes import NOW, Answer, FakeTransport, Sent
+from tests.unit.virtual_time import Clock
+
+
+async def get(
+    answer: Answer, *, total_seconds: float = 10.0, max_bytes: int = 1000, transport: FakeTransport | None = None
+) -> Reply:
+    return await fetch(
+        transport or FakeTransport(lambda _: answer),
+        "GET",
+        "https://issuer.invalid/the-path",
+        headers={"Authorization": "Bearer the-credential"},
+        total_seconds=total_seconds,
+        max_bytes=max_bytes,
+    )
+
+
+async def test_a_request_goes_out_as_it_is_and_the_whole_answer_comes_back() -> None:
+    transport = FakeTransport(lambda _: Answer(201, b"x" * 10_000, {"A": "b"}))
+    reply = await fetch(
+        transport, "POST", "https://h.invalid/p", headers={"H": "v"}, body=b"body", total_seconds=1, max_bytes=10_000
+    )
+    assert (reply.status, reply.body, reply.headers["a"]) == (201, b"x" * 10_000, "b")
+    assert transport.sent == [Sent("POST", "https://h.invalid/p", {"H": "v"}, b"body")]
+    assert transport.open_now == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(after_seconds=3600),
+        Answer(hangs_before_body=True),
+    ],
+    ids=["no status", "no body"],
+)
+async def test_a_silent_connection_is_abandoned(answer: Answer, clock: Clock) -> None:
+    transport = FakeTransport(lambda _: answer)
+    with pytest.raises(Unreachable, match=r"^no answer within 10 s$"):
+        await get(answer, transport=transport)
+    assert clock() == NOW + 10
+    assert transport.open_now == 0
+
+
+async def test_an_answer_just_in_time_is_taken(clock: Clock) -> None:
+    assert (await get(Answer(after_seconds=9.99))).status == 200
+    assert clock() == NOW + 9.99
+
+
+async def test_who_is_cancelled_is_cancelled_and_not_told_of_a_timeout() -> None:
+    transport = FakeTransport(lambda _: Answer(hangs_before_body=True))
+    task = asyncio.create_task(get(Answer(), transport=transport))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transport.open_now == 0
+
+
+@pytest.mark.parametrize(("size", "fits"), [(0, True), (1, True), (1000, True), (1001, False), (10**6, False)])
+async def test_an_answer_may_have_so_many_bytes_and_no_more(size: int, fits: bool) -> None:
+    answer = Answer(body=b"x" * size, chunk_bytes=1000)
+    transport = FakeTransport(lambda _: answer)
+    if fits:
+        assert len((await get(answer, transport=transport)).body) == size
+    else:
+        with pytest.raises(Unreachable, match=r"^answer larger than 1000 bytes$"):
+            await get(answer, transport=transport)
+        assert transport.bytes_read <= 2000, "the rest is not even read"
+    assert transport.open_now == 0
+
+
+@pytest.mark.parametrize("answer", [Answer(None), Answer(body=b"half", breaks_after_body=True)])
+async def test_a_connection_that_breaks_is_unreachable(answer: Answer) -> None:
+    with pytest.raises(Unreachable):
+        await get(answer)
+
+
+@pytest.mark.parametrize("answer", [Answer(None), Answer(hangs_before_body=True), Answer(body=b"the-body" * 1000)])
+async def test_an_error_holds_no_address_header_or_body(answer: Answer) -> None:
+    with pytest.raises(Unreachable) as caught:
+        await get(answer)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert not any(word in str(error) for word in ("issuer.invalid", "the-path", "the-credential", "the-body"))
+        error = error.__cause__
+
+
+# Headers.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        (email.utils.formatdate(NOW + 30, usegmt=True), 30.0),
+        (email.utils.formatdate(NOW - 30, usegmt=True), 0.0),
+        ("", None),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("٣", None),
+        ("²", None),
+        ("Fri, 99 Foo 2026 99:99:99 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(value: str, expected: float | None) -> None:
+    assert retry_after_seconds(CIMultiDict({"retry-after": value}), NOW) == expected
+
+
+def test_without_retry_after_there_is_none() -> None:
+    assert retry_after_seconds({}, NOW) is None
+
+
+def test_a_retry_after_of_any_length_is_a_number() -> None:
+    assert retry_after_seconds({"Retry-After": "9" * 5000}, NOW) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("Fri, 02 Jan 2026 03:04:05 GMT", NOW),
+        ("Friday, 02-Jan-26 03:04:05 GMT", NOW),
+        ("Fri Jan  2 03:04:05 2026", NOW),
+        ("Fri, 02 Jan 2026 04:04:05 +0100", NOW),
+        ("Fri, 02 Jan 2026 03:04:05 -0000", NOW),
+        ("Fri, 02 Jan 2026 03:04:05", NOW),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        (None, None),
+        ("", None),
+        (" ", None),
+        ("2026-01-02T03:04:05Z", None),
+        ("Fri, 02 Jan 2026 25:04:05 GMT", None),
+        ("Fri, 02 Jan 99999999999999 03:04:05 GMT", None),
+        ("Fri, 02 Jan 2026 03:04:05 +9999999999999", None),
+    ],
+)
+def test_a_date_is_read_in_all_three_forms_of_the_standard_or_is_none(
+    value: str | None, expected: float | None
+) -> None:
+    assert http_date(value) == expected
+
+
+words = st.sampled_from(
+    ["Fri,", "02", "Jan", "2026", "03:04:05", "GMT", "+0100", "-0000", "-", ":", "0", "99999999999", "1e9", ",", "ä"]
+)
+
+
+@given(st.one_of(st.text(), st.lists(words, max_size=8).map(" ".join)))
+def test_no_header_is_an_error(value: str) -> None:
+    http_date(value)
+    retry_after_seconds({"Retry-After": value}, NOW)
+
+
+# The real transport, as far as it goes without a network.
+
+
+async def test_the_real_transport_reads_no_proxy_and_no_credential_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid")
+    transport = AiohttpTransport()
+    session = transport._current_session()
+    assert session.trust_env is False
+    assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+    await transport.close()
+
+
+async def test_the_real_transport_follows_no_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    async def refuse(_self: aiohttp.ClientSession, _method: str, _url: str, **options: object) -> None:
+        asked.update(options)
+        raise aiohttp.ClientConnectionError("the-url is in here")
+
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", refuse)
+    transport = AiohttpTransport(proxy="http://127.0.0.1:3128")
+    with pytest.raises(Unreachable, match=r"^ClientConnectionError$"):
+        async with transport.open("GET", "https://issuer.invalid", headers={}):
+            pass
+    assert asked["allow_redirects"] is False
+    assert asked["proxy"] == "http://127.0.0.1:3128"
+    await transport.close()
+
+
+async def test_a_ca_bundle_that_is_missing_is_unreachable_and_not_a_crash(tmp_path: Path) -> None:
+    transport = AiohttpTransport(ca_file=tmp_path / "missing.pem")
+    with pytest.raises(Unreachable):
+        async with transport.open("GET", "https://issuer.invalid", headers={}):
+            pass
+    await transport.close()
+
+
+async def test_a_ca_bundle_that_is_no_pem_is_unreachable_and_not_a_crash(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("not a certificate")
+    transport = AiohttpTransport(ca_file=bundle)
+    with pytest.raises(Unreachable):
+        async with transport.open("GET", "https://issuer.invalid", headers={}):
+            pass
+    await transport.close()
+
+
+async def test_closing_a_transport_that_was_never_used_is_nothing() -> None:
+    await AiohttpTransport().close()
+
+
+def test_headers_are_found_in_any_case() -> None:
+    headers: Mapping[str, str] = CIMultiDict({"RETRY-AFTER": "5"})
+    assert retry_after_seconds(headers, NOW) == 5
