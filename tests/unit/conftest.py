@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import hypothesis
+import jwt.algorithms
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from tests.unit.virtual_time import Clock, VirtualTimeLoop
 
@@ -54,3 +56,20 @@ def network_attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_args, **_kwargs: refuse(host))
     yield attempts
     assert not attempts, f"a unit test must not reach the network, but this one tried {attempts}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def keys_are_read_once() -> Iterator[None]:
+    """Reading an RSA key checks its primes for 34 ms; the suite does it hundreds of times with a handful of keys."""
+    real = serialization.load_pem_private_key
+    known: dict[object, Any] = {}
+
+    def read(data: bytes, password: bytes | None = None, backend: object = None) -> Any:
+        if (data, password) not in known:
+            known[data, password] = real(data, password, backend)
+        return known[data, password]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serialization, "load_pem_private_key", read)
+        patch.setattr(jwt.algorithms, "load_pem_private_key", read)
+        yield

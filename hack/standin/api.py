@@ -1,0 +1,114 @@
+"""JSON in, JSON out, at the API server of a kubeconfig, for what kubectl would be too slow for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+
+MERGE_PATCH = "application/merge-patch+json"
+
+
+class ApiError(Exception):
+    """The API server said no."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+class Api:
+    """The official client finds server and credentials; bodies stay plain JSON. May be used by several threads."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        settings = Configuration()
+        config.load_kube_config(str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
+        settings.connection_pool_maxsize = 16
+        self._client: Any = ApiClient(settings)
+        self._url = str(settings.host)
+        self._pool: urllib3.PoolManager = self._client.rest_client.pool_manager
+
+    def get(self, path: str) -> dict[str, Any]:
+        """Raises ApiError."""
+        return self._json("GET", path)
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        """The items of a list. Raises ApiError."""
+        found: list[dict[str, Any]] = self.get(path)["items"]
+        return found
+
+    def post(self, path: str, body: object) -> dict[str, Any]:
+        """Raises ApiError."""
+        return self._json("POST", path, body=body)
+
+    def patch(self, path: str, body: object) -> dict[str, Any]:
+        """A merge patch. Raises ApiError."""
+        return self._json("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    def delete(self, path: str) -> None:
+        """Fine if it is gone already. Raises ApiError."""
+        try:
+            self._json("DELETE", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def watch(self, path: str) -> "Watch":
+        """Begin a watch. Raises ApiError."""
+        response = self._send("GET", path, timeout=urllib3.Timeout(connect=5, read=None))
+        if response.status != 200:
+            raise ApiError(response.status, "watch refused")
+        return Watch(response)
+
+    def _json(
+        self, method: str, path: str, *, body: object = None, content_type: str = "application/json"
+    ) -> dict[str, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        response = self._send(method, path, content=content, content_type=content_type)
+        answer: dict[str, Any] = json.loads(response.read())
+        response.release_conn()
+        if response.status >= 300:
+            raise ApiError(response.status, str(answer.get("message")))
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        content_type: str = "application/json",
+        timeout: urllib3.Timeout | float = 30,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        # Each time anew: an exec plugin's token is good for minutes only.
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
+        return self._pool.request(
+            method,
+            self._url + path,
+            body=content,
+            headers=headers,
+            timeout=timeout,
+            preload_content=False,
+            retries=False,
+        )
+
+
+class Watch:
+    """The events of one watch request, until the server ends it or another thread does."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
+        self._response = response
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        buffer = b""
+        for chunk in self._response.stream():
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from (json.loads(line) for line in lines)
+
+    def end(self) -> None:
+        """From any thread. An API server that is told to stop waits for its open watches."""
+        self._response.shutdown()

@@ -1,0 +1,99 @@
+"""Serves the stand-in issuer on loopback: in a thread for tests, as a process for the demo.
+
+with IssuerThread(Issuer(ClusterTrust(kubeconfig, audience=AUDIENCE))) as issuer: ...
+python -m hack.standin.issuer --kubeconfig FILE [--port N] [--control]      prints its URL, ends on SIGTERM
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+
+import click
+from aiohttp import web
+
+from hack.standin.behaviour import Behaviour
+from hack.standin.exchange import AUDIENCE, CONTROLLER, Issuer
+from hack.standin.tokens import ClusterTrust
+
+
+@contextlib.asynccontextmanager
+async def serve(issuer: Issuer, *, port: int = 0, control: bool = False) -> AsyncIterator[str]:
+    """Listens on loopback and yields the URL. Port 0 takes a free one."""
+    # Cancelling the handler when its caller leaves is what ends, and records, a hang.
+    runner = web.AppRunner(
+        issuer.application(control=control), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield issuer.url
+    finally:
+        await runner.cleanup()
+
+
+class IssuerThread:
+    """Runs an issuer in a thread and an event loop of its own, for tests that block."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer
+        self._listening = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._done = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="issuer", daemon=True)
+
+    def __enter__(self) -> Issuer:
+        self._thread.start()
+        if not self._listening.wait(10):
+            raise TimeoutError("the stand-in issuer does not listen")
+        return self._issuer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._done.set)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        with contextlib.closing(self._loop):
+            self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        async with serve(self._issuer):
+            self._listening.set()
+            await self._done.wait()
+
+
+async def _until_told(issuer: Issuer, *, port: int, control: bool) -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    async with serve(issuer, port=port, control=control) as url:
+        click.echo(url)
+        await told.wait()
+
+
+@click.command(help="A stand-in for Chainguard's token issuer, on loopback. Prints its URL and runs until SIGTERM.")
+@click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path), required=True, help="whose tokens to trust")
+@click.option("--port", default=0, show_default="a free one")
+@click.option("--lifetime", default=30.0, show_default=True, help="of a minted token, in seconds")
+@click.option("--subject", default=CONTROLLER, show_default=True, help="who may assume any identity")
+@click.option("--trust", multiple=True, metavar="IDENTITY=SUBJECT", help="who alone may assume this identity")
+@click.option("--control", is_flag=True, help="serve POST /control and GET /exchanges")
+def main(*, kubeconfig: Path, port: int, lifetime: float, subject: str, trust: tuple[str, ...], control: bool) -> None:
+    """The process form."""
+    issuer = Issuer(
+        ClusterTrust(kubeconfig, audience=AUDIENCE), subject=subject, default=Behaviour(lifetime_seconds=lifetime)
+    )
+    for pair in trust:
+        identity, _, only = pair.partition("=")
+        issuer.trust(identity, subject=only)
+    asyncio.run(_until_told(issuer, port=port, control=control))
+
+
+if __name__ == "__main__":
+    main()

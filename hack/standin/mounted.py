@@ -1,0 +1,58 @@
+"""The files that a kubelet would put into the controller's Pod, kept fresh while the controller runs."""
+
+import contextlib
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import urllib3
+
+from hack.standin.api import ApiError
+from hack.standin.cluster import Cluster
+
+NAMESPACE, NAME = "pull-secret-updater", "controller"
+"""The ServiceAccount that manifests/ gives the controller."""
+USER = f"system:serviceaccount:{NAMESPACE}:{NAME}"
+AUDIENCE = "issuer.enforce.dev"
+"""Of the token that it presents to the issuer."""
+ROTATION_SECONDS = 30
+"""A kubelet rotates at 80 % of a token's life; this is often enough for every long run to live through one."""
+
+
+class MountedTokens:
+    """The in-cluster directory (token, ca.crt, namespace) and the token for the issuer, replaced atomically."""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self.service_account = directory / "serviceaccount"
+        self.oidc_token = directory / "oidc-token"
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._rotate, name="mounted-tokens", daemon=True)
+        self.service_account.mkdir(parents=True)
+        (self.service_account / "ca.crt").write_bytes(cluster.ca.read_bytes())
+        (self.service_account / "namespace").write_text(NAMESPACE)
+
+    def __enter__(self) -> Self:
+        """Both tokens are there when this returns. Raises ApiError."""
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _rotate(self) -> None:
+        while not self._stop.wait(ROTATION_SECONDS):
+            with contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):  # an outage; the next turn makes it good
+                self._write()
+
+    def _write(self) -> None:
+        for path, audience in ((self.service_account / "token", None), (self.oidc_token, AUDIENCE)):
+            new = path.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(self._cluster.service_account_token(NAMESPACE, NAME, audience=audience))
+            new.replace(path)

@@ -1,0 +1,116 @@
+"""The two ends of a token exchange: trust in a cluster's ServiceAccount tokens, and tokens of our own.
+
+Every token minted here carries a canary, readable in its payload and in its `jti`: who finds it, or any part of the
+token, in a log or an Event has found a leak.
+"""
+
+import asyncio
+import json
+import secrets
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
+
+from hack.localcluster import kubectl
+
+
+class UntrustedError(Exception):
+    """The bearer isn't a ServiceAccount token of the cluster, for our audience, that is still valid."""
+
+
+class ClusterTrust:
+    """Verifies ServiceAccount tokens with the keys that the API server itself publishes.
+
+    The keys are fetched once, and again when a token names a key that isn't among them (a rotation).
+    """
+
+    def __init__(self, kubeconfig: Path, *, audience: str) -> None:
+        self._kubeconfig = kubeconfig
+        self._audience = audience
+        self._issuer = ""
+        self._keys: dict[str, jwt.PyJWK] = {}
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The verified claims; raises UntrustedError."""
+        try:
+            key_id = str(jwt.get_unverified_header(token)["kid"])
+            if key_id not in self._keys:
+                await asyncio.to_thread(self._fetch)
+            return jwt.decode(
+                token,
+                self._keys[key_id],
+                algorithms=["RS256", "ES256"],
+                audience=self._audience,
+                issuer=self._issuer,
+                options={"require": ["exp", "iss", "aud", "sub"]},
+            )
+        except (KeyError, jwt.PyJWTError) as error:
+            raise UntrustedError(type(error).__name__) from error
+
+    def _fetch(self) -> None:
+        self._issuer = self._get("/.well-known/openid-configuration")["issuer"]
+        self._keys = {key["kid"]: jwt.PyJWK(key) for key in self._get("/openid/v1/jwks")["keys"]}
+
+    def _get(self, path: str) -> dict[str, Any]:
+        command = [str(kubectl()), "--kubeconfig", str(self._kubeconfig), "get", "--raw", path]
+        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return answer
+
+
+class SigningKey:
+    """Signs RS256 tokens and publishes the public half."""
+
+    def __init__(self) -> None:
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key_id = secrets.token_hex(8)
+        self.canary = f"canary-{secrets.token_hex(8)}"
+
+    def sign(self, claims: dict[str, Any]) -> str:
+        """The claims as a signed token, with the canary in two of them."""
+        marked = {**claims, "canary": self.canary, "jti": f"{self.canary}-{secrets.token_hex(8)}"}
+        return jwt.encode(marked, self._key, algorithm="RS256", headers={"kid": self._key_id})
+
+    def jwks(self) -> dict[str, Any]:
+        """The JSON Web Key Set to serve."""
+        public = RSAAlgorithm.to_jwk(self._key.public_key(), as_dict=True)
+        return {"keys": [{**public, "kid": self._key_id, "use": "sig", "alg": "RS256"}]}
+
+
+class KeyTrust:
+    """Verifies ServiceAccount tokens that a given key signed, by a given clock: a cluster without a cluster."""
+
+    def __init__(self, key: SigningKey, *, audience: str, clock: Callable[[], float]) -> None:
+        self._key = jwt.PyJWK(key.jwks()["keys"][0])
+        self._audience = audience
+        self._clock = clock
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The verified claims; raises UntrustedError."""
+        required = ["exp", "iss", "aud", "sub"]
+        try:
+            # The library's own check of `exp` reads the machine's clock.
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._key,
+                algorithms=["RS256"],
+                audience=self._audience,
+                options={"require": required, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+        except jwt.PyJWTError as error:
+            raise UntrustedError(type(error).__name__) from error
+        if claims["exp"] <= self._clock():
+            raise UntrustedError("expired")
+        return claims
+
+
+class Trust(Protocol):
+    """Whose tokens are taken for a proof."""
+
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The verified claims; raises UntrustedError."""
+        ...

@@ -1,0 +1,126 @@
+"""Amazon ECR and ECR Public in the contract suite: one with a web identity, the other by the Pod Identity agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.core.errors import MintError, Problem
+from hack.standin.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
+from hack.standin.tokens import Trust
+from hack.standin.wire import Answer, Asked, in_json
+from tests.unit.provider_world import SUBJECT, Row, World
+from tests.unit.virtual_time import Clock
+
+IDENTITY = "arn:aws:iam::123456789012:role/pull"
+FIRST_ROLE = "arn:aws:iam::999999999999:role/first"
+AGENTS_ROLE = "arn:aws:iam::123456789012:role/agent"
+REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
+_NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
+TOKEN_FILE = "/var/run/secrets/tokens/aws"
+
+
+def aws(clock: Clock, trust: Callable[[str], Trust], *, region: str = "eu-central-1") -> Aws:
+    """AWS with one role that trusts our ServiceAccount."""
+    vendor = Aws(region=region, web_identities=trust(STS_AUDIENCE), agent_identities=trust(AGENT_AUDIENCE), clock=clock)
+    vendor.add(Role(arn=IDENTITY, subjects=frozenset({SUBJECT})))
+    return vendor
+
+
+def aws_with_agent(clock: Clock, trust: Callable[[str], Trust]) -> Aws:
+    """AWS in us-east-1, where the agent gives our ServiceAccount a role, which the identity's role trusts."""
+    vendor = aws(clock, trust, region="us-east-1")
+    vendor.add(Role(arn=AGENTS_ROLE, subjects=frozenset({SUBJECT})))
+    vendor.add(Role(arn=IDENTITY, principals=frozenset({AGENTS_ROLE})))
+    return vendor
+
+
+def in_ecrs_words(status: int, code: str, **headers: str) -> Answer:
+    """An error as ECR tells it."""
+    return in_json(
+        status, {"__type": f"com.amazonaws.ecr#{code}:http://internal", "Message": "eyJsomething"}, **headers
+    )
+
+
+def in_stss_words(status: int, code: str, message: str = "eyJsomething") -> Answer:
+    """An error as STS tells it."""
+    body = (
+        f'<ErrorResponse xmlns="{_NAMESPACE}"><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message>'
+    )
+    return Answer(
+        status, f"{body}</Error><RequestId>1</RequestId></ErrorResponse>".encode(), {"Content-Type": "text/xml"}
+    )
+
+
+REFUSALS = {
+    "refused": (in_ecrs_words(400, "AccessDeniedException"), Problem.MINT_REFUSED),
+    "malformed request": (in_ecrs_words(400, "InvalidParameterException"), Problem.REQUEST_REFUSED),
+    "throttled": (in_ecrs_words(400, "ThrottlingException"), Problem.ISSUER_THROTTLES),
+    "unavailable": (in_ecrs_words(500, "ServerException"), Problem.ISSUER_UNAVAILABLE),
+    "clock": (in_ecrs_words(400, "InvalidSignatureException"), Problem.MINT_REFUSED),
+}
+STALE = in_ecrs_words(400, "ExpiredTokenException")
+
+ROW = Row(
+    type="ecr",
+    identity=IDENTITY,
+    username="AWS",
+    vendor=aws,
+    settings=lambda _directory: {"registries": [REGISTRY], "tokenFile": TOKEN_FILE, "durationSeconds": 43200},
+    refusals=REFUSALS,
+    stale=STALE,
+    at=lambda url: {"stsEndpoint": url, "ecrEndpoint": url},
+    proofless={"tokenFile": None},
+    minting_call=1,
+)
+
+ROW_PUBLIC = Row(
+    type="ecr-public",
+    identity=IDENTITY,
+    username="AWS",
+    vendor=aws_with_agent,
+    settings=lambda _directory: {
+        "credentials": "podIdentity",
+        "tokenFile": TOKEN_FILE,
+        "endsWithSession": False,  # a session of one hour, from another session
+    },
+    refusals=REFUSALS | {"elsewhere": (in_ecrs_words(400, "UnsupportedCommandException"), Problem.REQUEST_REFUSED)},
+    stale=STALE,
+    at=lambda url: {"stsEndpoint": url, "ecrEndpoint": url, "podIdentityEndpoint": f"{url}{AGENT_PATH}"},
+    proofless={"tokenFile": None},
+    minting_call=2,
+)
+
+
+def world(clock: Clock, directory: Path, **overrides: Any) -> World:
+    """A world of `ecr` with sessions of an hour; `overrides` are settings."""
+    return World(ROW, clock, directory, {"durationSeconds": 3600, **overrides})
+
+
+def with_agent(new_world: Callable[..., World], **overrides: Any) -> World:
+    """One in which the identity's role trusts only the role that the agent gives us."""
+    world: World = new_world(credentials="podIdentity", **overrides)
+    vendor(world).add(Role(arn=AGENTS_ROLE, subjects=frozenset({SUBJECT})))
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({AGENTS_ROLE})))
+    return world
+
+
+def vendor(world: World) -> Aws:
+    """AWS in that world."""
+    assert isinstance(world.vendor, Aws)
+    return world.vendor
+
+
+async def refused(world: World) -> MintError:
+    """The error of a mint that must fail."""
+    with pytest.raises(MintError) as caught:
+        await world.mint()
+    return caught.value
+
+
+def form(asked: Asked) -> dict[str, str]:
+    """What was sent to STS."""
+    return {name: values[0] for name, values in (asked.form() or {}).items()}

@@ -1,0 +1,68 @@
+"""Clocks that disagree: ours, and the issuer's up to ten minutes off (T9), whatever the life of its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.unit.engine import Engine
+from tests.unit.fake_issuer import HOUR
+from tests.unit.virtual_time import Clock
+
+
+class Off(Clock):
+    """Another clock, so many seconds ahead of the first."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self._clock = clock
+        self.step(seconds)
+
+    def __call__(self) -> float:
+        """Now."""
+        return self._clock() + self._offset_seconds
+
+
+@pytest.fixture
+def engine(clock: Clock, tmp_path: Path) -> Engine:
+    return Engine(clock, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lifetime_seconds", "offset_seconds"),
+    [
+        *((300.0, -600.0), (300.0, -280.0), (300.0, -240.0), (300.0, 0.0), (300.0, 240.0), (300.0, 600.0)),
+        *((900.0, -600.0), (900.0, 600.0), (HOUR, -600.0), (HOUR, 600.0)),
+    ],
+)
+async def test_a_token_is_renewed_in_time_by_the_issuers_own_clock(
+    engine: Engine, lifetime_seconds: float, offset_seconds: float
+) -> None:
+    """A JWT that seems to end soon may be the newest there is: it must neither be lost sight of nor hot-looped."""
+    issuers_clock = Off(engine.clock, offset_seconds)
+    engine.issuer._clock = issuers_clock
+    engine.issuer.lifetime_seconds = lifetime_seconds
+    for number in range(5):
+        engine.ask(f"team-{number}", number)
+    duration_seconds = 6 * lifetime_seconds
+    async with engine.running():
+        for _ in range(60):
+            await asyncio.sleep(duration_seconds / 60)
+            for number in range(5):
+                assert engine.expiry(f"team-{number}") > issuers_clock()
+            engine.check_deadlines()
+    assert engine.mints <= 5 * (2 + duration_seconds / 9)
+
+
+async def test_a_clock_that_is_set_back_leaves_every_secret_with_a_valid_token(engine: Engine, clock: Clock) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(60)
+        clock.step(-HOUR)
+        for _ in range(60):
+            await asyncio.sleep(120)
+            assert engine.expiry("team-a") > clock()
+            engine.check_deadlines()
+    assert engine.mints <= 10

@@ -1,0 +1,254 @@
+"""What only Amazon ECR does: the ways to a session, whose session it is, and how long a password counts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.core.dockerconfig import jwt_claim
+from controller.core.errors import MintError, Problem
+from controller.core.model import Token
+from hack.standin.aws import AGENT_AUDIENCE, STS_AUDIENCE, Role
+from hack.standin.wire import Answer, in_json
+from tests.unit import contract_ecr
+from tests.unit.contract_ecr import (
+    AGENTS_ROLE,
+    FIRST_ROLE,
+    IDENTITY,
+    REGISTRY,
+    form,
+    in_stss_words,
+    refused,
+    vendor,
+    with_agent,
+)
+from tests.unit.provider_world import SUBJECT, World
+from tests.unit.virtual_time import Clock
+
+USER = "arn:aws:iam::123456789012:user/ci"
+
+NewWorld = Callable[..., World]
+
+
+@pytest.fixture
+def new_world(clock: Clock, tmp_path: Path) -> NewWorld:
+    """Makes a world of `ecr`; keyword arguments are settings put over those of the contract suite."""
+    return lambda **overrides: contract_ecr.world(clock, tmp_path, **overrides)
+
+
+@pytest.fixture
+def world(new_world: NewWorld) -> World:
+    return new_world()
+
+
+# Ways to a session of the role.
+
+
+async def test_a_web_identity_assumes_the_identitys_role_with_the_projected_token_and_no_signature(
+    world: World,
+) -> None:
+    await world.mint()
+    assert [jwt_claim(proof, "aud") for proof in world.proofs_read] == [[STS_AUDIENCE]]
+    request, last = world.wire.asked
+    assert "Authorization" not in request.headers
+    assert form(request) == {
+        "Action": "AssumeRoleWithWebIdentity",
+        "Version": "2011-06-15",
+        "RoleArn": IDENTITY,
+        "RoleSessionName": "pull-secret-updater",
+        "WebIdentityToken": form(request)["WebIdentityToken"],
+        "DurationSeconds": "3600",
+    }
+    assert last.body == b"{}"
+
+
+async def test_a_first_role_may_stand_between_and_is_asked_for_the_shortest_session(new_world: NewWorld) -> None:
+    world = new_world(roleArn=FIRST_ROLE, externalId="x-1", sessionName="cluster-7", durationSeconds=1800)
+    vendor(world).add(Role(arn=FIRST_ROLE, subjects=frozenset({SUBJECT})))
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({FIRST_ROLE}), external_id="x-1"))
+    await world.mint()
+    first, second, _ = map(form, world.wire.asked)
+    assert (first["RoleArn"], first["DurationSeconds"], first.get("ExternalId")) == (FIRST_ROLE, "900", None)
+    assert (second["RoleArn"], second["DurationSeconds"], second["ExternalId"]) == (IDENTITY, "1800", "x-1")
+    assert first["RoleSessionName"] == second["RoleSessionName"] == "cluster-7"
+
+
+async def test_a_first_role_that_is_the_identitys_own_needs_no_second_session(new_world: NewWorld) -> None:
+    world = new_world(roleArn=IDENTITY)
+    await world.mint()
+    assert len(world.wire.asked) == 2
+
+
+async def test_pod_identity_takes_the_agents_keys_and_still_assumes_the_identitys_role(new_world: NewWorld) -> None:
+    world = with_agent(new_world)
+    await world.mint()
+    assert [jwt_claim(proof, "aud") for proof in world.proofs_read] == [[AGENT_AUDIENCE]]
+    agent, assume, _ = world.wire.asked
+    assert (agent.method, agent.url) == ("GET", "http://169.254.170.23/v1/credentials")
+    assert agent.headers["Authorization"].count(".") == 2, "the token alone, without Bearer"
+    assert form(assume)["RoleArn"] == IDENTITY
+
+
+async def test_the_agent_may_be_elsewhere(new_world: NewWorld) -> None:
+    world = with_agent(new_world, podIdentityEndpoint="http://[fd00:ec2::23]/v1/credentials")
+    await world.mint()
+    assert world.wire.asked[0].host == "[fd00:ec2::23]"
+
+
+async def test_keys_come_from_the_variables_and_files_that_the_configuration_names(
+    new_world: NewWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret-key"
+    settings = {"credentials": "static", "tokenFile": None}
+    world = new_world(**settings, accessKeyId={"env": "TEAM_KEY"}, secretAccessKey={"file": str(secret)})
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({USER})))
+    key = vendor(world).user_key(USER)
+    monkeypatch.setenv("TEAM_KEY", f" {key.access_key}\n")
+    secret.write_text(f"{key.secret_key}\n")
+    await world.mint()
+    assert world.proofs_read == []
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["AssumeRole", None]
+
+
+async def test_keys_that_are_rotated_while_they_are_used_are_read_again(new_world: NewWorld, tmp_path: Path) -> None:
+    settings = {"credentials": "static", "tokenFile": None}
+    files = {name: {"file": str(tmp_path / name)} for name in ("accessKeyId", "secretAccessKey")}
+    world = new_world(**settings, **files)
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({USER})))
+    key = vendor(world).user_key(USER)
+    (tmp_path / "accessKeyId").write_text("AKIAOLD")
+    (tmp_path / "secretAccessKey").write_text(key.secret_key)
+
+    def rotate() -> Answer:
+        (tmp_path / "accessKeyId").write_text(key.access_key)
+        return in_stss_words(403, "InvalidClientTokenId")
+
+    world.wire.script.append(rotate)
+    await world.mint()
+
+
+@pytest.mark.parametrize("missing", ["accessKeyId", "secretAccessKey", "sessionToken"])
+async def test_without_its_keys_nothing_is_sent(
+    new_world: NewWorld, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    names = {"accessKeyId": "K1", "secretAccessKey": "K2", "sessionToken": "K3"}
+    for key, variable in names.items():
+        monkeypatch.setenv(variable, "" if key == missing else "value")
+    world = new_world(credentials="static", tokenFile=None, **{key: {"env": name} for key, name in names.items()})
+    assert (await refused(world)).problem is Problem.PROOF_MISSING
+    assert world.wire.asked == []
+
+
+async def test_whoever_is_not_trusted_by_the_role_gets_nothing(new_world: NewWorld) -> None:
+    world = new_world(roleArn=FIRST_ROLE, externalId="wrong")
+    vendor(world).add(Role(arn=FIRST_ROLE, subjects=frozenset({SUBJECT})))
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({FIRST_ROLE}), external_id="right"))
+    error = await refused(world)
+    assert (error.problem, error.detail) == (Problem.MINT_REFUSED, "HTTP 403, AccessDenied")
+
+
+# Whose session it is.
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "arn:aws:iam::123456789012:role/pull-all",
+        "arn:aws:iam::210987654321:role/pull",
+        "arn:aws-cn:iam::123456789012:role/pull",
+    ],
+)
+@pytest.mark.parametrize("kind", ["webIdentity", "podIdentity"])
+async def test_a_session_of_another_role_mints_nothing(new_world: NewWorld, kind: str, other: str) -> None:
+    world = with_agent(new_world) if kind == "podIdentity" else new_world()
+    vendor(world).session_of = other
+    assert (await refused(world)).problem is Problem.TOKEN_UNFIT
+    assert not vendor(world).minted
+
+
+async def test_a_first_session_of_another_role_is_not_used(new_world: NewWorld) -> None:
+    world = new_world(roleArn=FIRST_ROLE)
+    vendor(world).add(Role(arn=FIRST_ROLE, subjects=frozenset({SUBJECT})))
+    vendor(world).session_of = AGENTS_ROLE
+    assert (await refused(world)).problem is Problem.TOKEN_UNFIT
+    assert len(world.wire.asked) == 1
+
+
+async def test_the_path_of_a_role_is_no_part_of_its_sessions(world: World) -> None:
+    role = "arn:aws:iam::123456789012:role/teams/a/pull"
+    vendor(world).add(Role(arn=role, subjects=frozenset({SUBJECT})))
+    token: Token = await world.provider.mint(role, world.hosts)
+    assert token.username == "AWS"
+
+
+async def test_what_is_no_role_is_not_sent_anywhere_with_a_credential(world: World) -> None:
+    with pytest.raises(MintError) as caught:
+        await world.provider.mint("arn:aws:iam::123456789012:user/ci", world.hosts)
+    assert caught.value.problem in (Problem.REQUEST_REFUSED, Problem.MINT_REFUSED)
+
+
+def authorization(**fields: Any) -> dict[str, Any]:
+    token = base64.b64encode(b"AWS:password").decode()
+    return {"authorizationToken": token, "expiresAt": 1767366245.123, "proxyEndpoint": f"https://{REGISTRY}"} | fields
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ([authorization(proxyEndpoint=f"https://{REGISTRY.replace('123456789012', '2' * 12)}")], Problem.TOKEN_UNFIT),
+        ([authorization(proxyEndpoint=f"https://{REGISTRY.replace('central', 'west')}")], Problem.TOKEN_UNFIT),
+        ([authorization(authorizationToken=base64.b64encode(b"root:password").decode())], Problem.TOKEN_UNFIT),
+        ([authorization(authorizationToken=base64.b64encode(b"AWS:").decode())], Problem.ISSUER_MALFORMED),
+        ([authorization(authorizationToken=base64.b64encode(b"AWS:pass\nword").decode())], Problem.ISSUER_MALFORMED),
+        ([authorization(authorizationToken=base64.b64encode(b"AWS:\xff").decode())], Problem.ISSUER_MALFORMED),
+        ([authorization(authorizationToken="no base64")], Problem.ISSUER_MALFORMED),
+        ([authorization(authorizationToken=None)], Problem.ISSUER_MALFORMED),
+        ([authorization(expiresAt="tomorrow")], Problem.ISSUER_MALFORMED),
+        ([authorization(expiresAt=1767323045)], Problem.TOKEN_UNFIT),
+        ([], Problem.ISSUER_MALFORMED),
+        (None, Problem.ISSUER_MALFORMED),
+    ],
+)
+async def test_an_answer_that_does_not_fit_is_refused(world: World, data: object, problem: Problem) -> None:
+    world.wire.script += [None, in_json(200, {"authorizationData": data})]
+    assert (await refused(world)).problem is problem
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"proxyEndpoint": None}, {"proxyEndpoint": "https://registry.internal"}, {"expiresAt": 1767366245}],
+)
+async def test_an_answer_that_fits_is_taken(world: World, fields: Mapping[str, Any]) -> None:
+    world.wire.script += [None, in_json(200, {"authorizationData": [authorization(**fields), authorization()]})]
+    assert (await world.mint()).password == "password"
+
+
+# Lifetime.
+
+
+@pytest.mark.parametrize(
+    ("settings", "token_seconds", "lives_seconds"),
+    [
+        ({}, 12 * 3600, 3600),
+        ({"durationSeconds": 900}, 12 * 3600, 900),
+        ({"durationSeconds": 43200}, 12 * 3600, 12 * 3600),
+        ({}, 600, 600),
+        ({"endsWithSession": False}, 12 * 3600, 12 * 3600),
+        ({"endsWithSession": False, "durationSeconds": 900}, 75 * 60, 75 * 60),
+    ],
+)
+async def test_a_token_ends_with_the_session_it_was_minted_from_unless_told_otherwise(
+    new_world: NewWorld, settings: Mapping[str, Any], token_seconds: int, lives_seconds: int
+) -> None:
+    world = new_world(**settings)
+    vendor(world).lifetime_seconds = token_seconds
+    assert (await world.mint()).lifetime_seconds == pytest.approx(lives_seconds, abs=1)
+
+
+async def test_the_session_of_the_identity_counts_and_not_that_of_the_first_role(new_world: NewWorld) -> None:
+    world = with_agent(new_world, durationSeconds=2700)
+    assert (await world.mint()).lifetime_seconds == pytest.approx(2700, abs=1)

@@ -1,0 +1,173 @@
+"""What STS, ECR and the Pod Identity agent say when they refuse, and what happens then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from controller.core.errors import Problem, StaleProof
+from hack.standin.wire import Answer, in_json
+from tests.unit import contract_ecr
+from tests.unit.contract_ecr import (
+    STALE,
+    form,
+    in_ecrs_words,
+    in_stss_words,
+    refused,
+    with_agent,
+)
+from tests.unit.provider_world import World
+from tests.unit.virtual_time import Clock
+
+VERIFICATION_KEY = "Couldn't retrieve verification key from your identity provider, please reference AssumeRole"
+
+NewWorld = Callable[..., World]
+
+
+@pytest.fixture
+def new_world(clock: Clock, tmp_path: Path) -> NewWorld:
+    """Makes a world of `ecr`; keyword arguments are settings put over those of the contract suite."""
+    return lambda **overrides: contract_ecr.world(clock, tmp_path, **overrides)
+
+
+@pytest.fixture
+def world(new_world: NewWorld) -> World:
+    return new_world()
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (in_stss_words(400, "IDPCommunicationError"), Problem.ISSUER_UNAVAILABLE),
+        (in_stss_words(400, "InvalidIdentityToken", VERIFICATION_KEY), Problem.ISSUER_UNAVAILABLE),
+        (in_stss_words(400, "InvalidIdentityToken", "No OpenIDConnect provider found"), Problem.MINT_REFUSED),
+        (in_stss_words(400, "Throttling", "Rate exceeded"), Problem.ISSUER_THROTTLES),
+        (in_stss_words(400, "ExpiredTokenException"), Problem.MINT_REFUSED),
+        (in_stss_words(403, "AccessDenied"), Problem.MINT_REFUSED),
+        (in_stss_words(403, "IDPRejectedClaim"), Problem.MINT_REFUSED),
+        (in_stss_words(403, "RegionDisabledException"), Problem.REQUEST_REFUSED),
+        (in_stss_words(403, "SignatureDoesNotMatch"), Problem.MINT_REFUSED),
+        (in_stss_words(400, "ValidationError"), Problem.REQUEST_REFUSED),
+        (in_stss_words(400, "PackedPolicyTooLarge"), Problem.REQUEST_REFUSED),
+        (in_stss_words(503, "NewlyInvented"), Problem.ISSUER_UNAVAILABLE),
+        (in_stss_words(400, "NewlyInvented"), Problem.REQUEST_REFUSED),
+        (in_stss_words(400, "RequestLimitExceeded"), Problem.ISSUER_THROTTLES),
+        (Answer(503, b"<html>try later</html>"), Problem.ISSUER_UNAVAILABLE),
+        (Answer(429), Problem.ISSUER_THROTTLES),
+    ],
+)
+async def test_the_words_of_sts_say_what_happens_next(world: World, answer: Answer, problem: Problem) -> None:
+    world.wire.script.append(answer)
+    assert (await refused(world)).problem is problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (in_ecrs_words(400, "ThrottlingException"), Problem.ISSUER_THROTTLES),
+        (in_json(400, {"__type": "ThrottlingException", "message": "Rate exceeded"}), Problem.ISSUER_THROTTLES),
+        (in_json(400, {"message": ""}, x_amzn_ErrorType="TooManyRequestsException:http://x"), Problem.ISSUER_THROTTLES),
+        (in_ecrs_words(400, "LimitExceededException"), Problem.ISSUER_THROTTLES),
+        (in_ecrs_words(500, "ServerException"), Problem.ISSUER_UNAVAILABLE),
+        (in_ecrs_words(400, "RequestTimeoutException"), Problem.ISSUER_UNAVAILABLE),
+        (in_ecrs_words(400, "AccessDeniedException"), Problem.MINT_REFUSED),
+        (in_ecrs_words(400, "UnrecognizedClientException"), Problem.MINT_REFUSED),
+        (in_ecrs_words(400, "UnsupportedCommandException"), Problem.REQUEST_REFUSED),
+        (in_json(400, {"__type": 7}), Problem.REQUEST_REFUSED),
+        (Answer(400, b"[" * 60_000), Problem.REQUEST_REFUSED),
+        (Answer(400, b"<a>" * 20_000), Problem.REQUEST_REFUSED),
+    ],
+)
+async def test_the_words_of_ecr_say_what_happens_next(world: World, answer: Answer, problem: Problem) -> None:
+    world.wire.script += [None, answer]
+    assert (await refused(world)).problem is problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Answer(400, b"[id]: (ResourceNotFoundException): No association, fault: client"), Problem.MINT_REFUSED),
+        (Answer(400, b"[id]: (ExpiredTokenException): Token expired, fault: client"), Problem.MINT_REFUSED),
+        (Answer(429, b"Too Many Requests. "), Problem.ISSUER_THROTTLES),
+        (Answer(400, b"[id]: (ThrottlingException): Rate exceeded"), Problem.ISSUER_THROTTLES),
+        (Answer(403, b"Access Denied. "), Problem.MINT_REFUSED),
+        (Answer(500, b"\xff\xfe"), Problem.ISSUER_UNAVAILABLE),
+        (in_json(200, {"AccessKeyId": "A", "SecretAccessKey": "S", "Token": ""}), Problem.ISSUER_MALFORMED),
+        (in_json(200, {"AccessKeyId": "A", "SecretAccessKey": "S", "Token": "a\nb"}), Problem.ISSUER_MALFORMED),
+    ],
+)
+async def test_the_words_of_the_agent_say_what_happens_next(
+    new_world: NewWorld, answer: Answer, problem: Problem
+) -> None:
+    world = with_agent(new_world)
+    world.wire.script.append(answer)
+    assert (await refused(world)).problem is problem
+
+
+async def test_a_code_is_told_to_the_log_but_never_what_is_no_code(world: World) -> None:
+    world.wire.script.append(in_stss_words(400, "eyJhbGciOi.J9-_"))
+    assert (await refused(world)).detail == "HTTP 400"
+    world.wire.script.append(in_stss_words(403, "AccessDenied", "User arn:aws:sts::1:assumed-role/x is not authorized"))
+    assert (await refused(world)).detail == "HTTP 403, AccessDenied"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<AssumeRoleWithWebIdentityResponse/>",
+        b'<?xml version="1.0" encoding="no-such"?><a/>',
+        b"<a",
+        b"",
+    ],
+)
+async def test_an_answer_of_sts_that_holds_no_session_is_malformed(world: World, body: bytes) -> None:
+    world.wire.script.append(Answer(200, body))
+    assert (await refused(world)).problem is Problem.ISSUER_MALFORMED
+
+
+async def test_an_answer_of_sts_with_a_dtd_is_malformed_even_if_it_holds_a_session(world: World) -> None:
+    await world.mint()
+    good = await world.vendor.handle(world.wire.asked[0])
+    world.wire.script += [good, None]
+    await world.mint()
+    spoiled = '<!DOCTYPE x [<!ENTITY a "aaaa">]>' + good.body.decode()
+    for body in (spoiled.encode(), spoiled.encode("utf-16")):
+        world.wire.script.append(Answer(200, body))
+        assert (await refused(world)).problem is Problem.ISSUER_MALFORMED
+
+
+@pytest.mark.parametrize(
+    "words", [in_stss_words(400, "ExpiredTokenException"), in_stss_words(400, "InvalidIdentityToken")]
+)
+async def test_a_projected_token_that_expired_is_read_again_once(world: World, words: Answer) -> None:
+    def expired() -> Answer:
+        world.row.renew(world)
+        return words
+
+    world.wire.script.append(expired)
+    await world.mint()
+    first, second = (form(asked)["WebIdentityToken"] for asked in world.wire.asked[:2])
+    assert first != second
+
+    world.wire.script += [words, words]
+    with pytest.raises(StaleProof):
+        await world.mint()
+    assert len(world.wire.script) == 1, "the same token is not sent twice"
+
+
+async def test_an_agent_that_calls_its_token_expired_is_shown_the_new_one(new_world: NewWorld) -> None:
+    world = with_agent(new_world)
+
+    def expired() -> Answer:
+        world.row.renew(world)
+        return Answer(400, b"[id]: (ExpiredTokenException): Token expired, fault: client")
+
+    world.wire.script.append(expired)
+    await world.mint()
+
+
+async def test_a_session_that_ecr_calls_expired_is_replaced_only_with_another_proof(world: World) -> None:
+    world.wire.script += [None, STALE]
+    assert isinstance(await refused(world), StaleProof)

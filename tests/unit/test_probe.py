@@ -1,0 +1,152 @@
+"""The optional login with a new token: only a registry's refusal keeps a token from its Secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from controller.core.errors import MintError, Problem
+from controller.core.model import Token
+from controller.probe import Probed
+from controller.providers.base import ProviderSettings, Tools
+from hack.standin import wire
+from hack.standin.registry import Registry
+from hack.standin.wire import Answer, Hang, Reset, Scripted, Wire
+from tests.unit.provider_world import WireTransport
+from tests.unit.virtual_time import Clock
+
+REGISTRY = "registry.example"
+
+
+class Minting:
+    """A provider that always has the same token, or the same error."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.error: MintError | None = None
+        self.token = Token(
+            provider="p", username="user", password="good", issued_at=int(clock()), expires_at=int(clock()) + 600
+        )
+
+    async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
+        """See Provider."""
+        del identity, hosts
+        if self.error is not None:
+            raise self.error
+        return self.token
+
+
+class Scene:
+    """A probed provider and the registry that it is for."""
+
+    def __init__(self, clock: Clock, flavour: str, *, admits: bool, registries: tuple[str, ...] = (REGISTRY,)) -> None:
+        self.registry = Registry(
+            clock,
+            lambda user, password: admits and (user, password) == ("user", "good"),
+            flavour="basic" if flavour == "basic" else "bearer",
+        )
+        self.wire = Wire(self.registry, clock=clock)
+        self.minting = Minting(clock)
+        tools = Tools(
+            transport=WireTransport(self.wire),
+            proof=_no_proof,
+            now=clock,
+            max_lifetime_seconds=3600,
+            refreshed_by_share=0.65,
+            cleaned=lambda _error: None,
+        )
+        self.provider = Probed(self.minting, ProviderSettings(type="x", registries=registries), tools)
+
+    async def mint(self, *hosts: str) -> Token:
+        return await self.provider.mint("somebody", hosts)
+
+
+async def _no_proof(_audience: str) -> str:
+    raise AssertionError("a probe proves nothing but the token")
+
+
+@pytest.mark.parametrize("flavour", ["basic", "bearer"])
+async def test_a_token_that_the_registry_takes_is_handed_on(clock: Clock, flavour: str) -> None:
+    scene = Scene(clock, flavour, admits=True)
+    assert await scene.mint(REGISTRY) is scene.minting.token
+    assert scene.registry.logins == [True]
+
+
+@pytest.mark.parametrize("flavour", ["basic", "bearer"])
+async def test_a_token_that_the_registry_refuses_is_unfit(clock: Clock, flavour: str) -> None:
+    scene = Scene(clock, flavour, admits=False)
+    with pytest.raises(MintError) as caught:
+        await scene.mint(REGISTRY)
+    assert caught.value.problem is Problem.TOKEN_UNFIT
+    assert scene.registry.logins == [False]
+
+
+async def test_a_registry_token_that_does_not_open_the_door_is_a_refusal(clock: Clock) -> None:
+    scene = Scene(clock, "bearer", admits=True)
+    scene.wire.script.extend([None, None, Answer(401)])
+    with pytest.raises(MintError):
+        await scene.mint(REGISTRY)
+
+
+@pytest.mark.parametrize("flavour", ["basic", "bearer"])
+@pytest.mark.parametrize(
+    "fault", [Answer(500), Answer(503), Answer(429), wire.HTML, wire.EMPTY, wire.OVERSIZE, Reset(), Hang()]
+)
+async def test_an_outage_of_the_registry_keeps_no_token_back(clock: Clock, flavour: str, fault: Scripted) -> None:
+    for request in range(3 if flavour == "bearer" else 2):
+        scene = Scene(clock, flavour, admits=True)
+        scene.wire.script.extend([*[None] * request, fault])
+        began = clock()
+        assert await scene.mint(REGISTRY) is scene.minting.token
+        assert clock() - began <= 10
+
+
+async def test_without_named_hosts_every_registry_of_the_provider_is_tried(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True, registries=("a.example", "b.example/team"))
+    await scene.mint()
+    assert sorted(asked.url for asked in scene.wire.asked) == [
+        *["https://a.example/v2/"] * 2,
+        *["https://b.example/v2/"] * 2,
+    ]
+
+
+async def test_one_registry_that_refuses_is_enough(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True, registries=("a.example", "b.example"))
+    scene.wire.script.extend([None, None, None, Answer(403)])
+    with pytest.raises(MintError):
+        await scene.mint()
+
+
+@pytest.mark.parametrize("realm", ["http://elsewhere.example/token", "ftp://x/", "", "nonsense", "https://"])
+async def test_the_credential_is_never_sent_in_the_clear(clock: Clock, realm: str) -> None:
+    scene = Scene(clock, "bearer", admits=True)
+    scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}))
+    await scene.mint(REGISTRY)
+    assert len(scene.wire.asked) == 1
+
+
+async def test_the_first_look_shows_no_credential(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    await scene.mint(REGISTRY)
+    assert "Authorization" not in scene.wire.asked[0].headers
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000"])
+async def test_plain_http_is_for_loopback_only(clock: Clock, host: str) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    await scene.mint(host)
+    assert scene.wire.asked[0].url == f"http://{host}/v2/"
+
+
+async def test_a_mint_that_fails_probes_nothing(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    scene.minting.error = MintError(Problem.MINT_REFUSED, "HTTP 403")
+    with pytest.raises(MintError):
+        await scene.mint(REGISTRY)
+    assert not scene.wire.asked
+
+
+async def test_a_realm_with_a_query_of_its_own_keeps_it(clock: Clock) -> None:
+    scene = Scene(clock, "bearer", admits=True)
+    challenge = 'Bearer realm="https://auth.example/token?account=x",service="s v"'
+    scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": challenge}))
+    await scene.mint(REGISTRY)
+    assert scene.wire.asked[1].url == "https://auth.example/token?account=x&service=s+v"

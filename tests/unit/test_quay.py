@@ -1,0 +1,39 @@
+"""What only Quay's robot federation does."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from controller.core.errors import MintError, Problem
+from hack.standin.wire import in_json
+from tests.unit.contract_quay import ROBOT, ROW
+from tests.unit.provider_world import World
+from tests.unit.virtual_time import Clock
+
+
+@pytest.fixture
+def world(clock: Clock, tmp_path: Path) -> World:
+    return World(ROW, clock, tmp_path)
+
+
+async def test_the_proof_goes_as_the_robots_password(world: World) -> None:
+    await world.mint()
+    [asked] = world.wire.asked
+    assert (asked.method, asked.url) == ("GET", "https://quay.io/oauth2/federation/robot/token")
+    scheme, _, credential = asked.headers["Authorization"].partition(" ")
+    assert (scheme, base64.b64decode(credential).decode()) == ("Basic", f"{ROBOT}:{world.proofs_read[-1]}")
+
+
+async def test_a_robot_that_trusts_somebody_else_is_a_refusal(world: World) -> None:
+    with pytest.raises(MintError) as caught:
+        await world.provider.mint("acme+another", world.hosts)
+    assert caught.value.problem is Problem.MINT_REFUSED
+
+
+async def test_a_life_in_the_answer_counts_where_it_is_less(world: World) -> None:
+    await world.mint()
+    world.wire.script.append(in_json(200, {"token": world.vendor.minted[-1], "expires_in": "600"}))
+    assert (await world.mint()).lifetime_seconds == 600

@@ -1,0 +1,107 @@
+"""One run for one claim: what it returns is the instant to look again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from controller.core.model import Key
+from tests.unit.engine import NAME, Engine
+from tests.unit.fake_issuer import HOUR
+from tests.unit.virtual_time import Clock
+
+KEY = Key("team-a", NAME, "")
+
+
+@pytest.fixture
+def engine(clock: Clock, tmp_path: Path) -> Engine:
+    return Engine(clock, tmp_path)
+
+
+def deadline(engine: Engine) -> float | None:
+    assert engine.controller is not None
+    return engine.controller._queues["chainguard"].deadline(KEY)
+
+
+async def test_a_refused_mint_is_looked_at_again_in_a_slow_step_and_an_outage_in_a_fast_one(engine: Engine) -> None:
+    engine.ask("team-a")
+    for status, least, most in ((403, 15, 30), (503, 0.5, 1.0)):
+        engine.issuer.heal()
+        engine.issuer.fail(status)
+        async with engine.running():
+            at = deadline(engine)
+            assert at is not None
+            assert least - 0.01 <= at - engine.clock() <= most
+
+
+async def test_while_a_token_is_in_place_no_step_is_longer_than_an_eighth_of_what_is_left(engine: Engine) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        engine.issuer.fail(403)
+        await asyncio.sleep(0.66 * HOUR)
+        asked = [exchange.at for exchange in engine.issuer.requests]
+        while engine.clock() < engine.expiry("team-a") - 60:
+            before = len(engine.issuer.requests)
+            left = engine.expiry("team-a") - engine.clock()
+            await asyncio.sleep(left / 8 + 1)
+            assert len(engine.issuer.requests) > before
+        assert len(engine.issuer.requests) - len(asked) < 60
+
+
+async def test_an_outage_is_told_on_the_secret_only_when_most_of_the_life_is_gone(engine: Engine) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        engine.issuer.fail(503)
+        await asyncio.sleep(0.78 * HOUR)
+        assert engine.annotation("team-a", "error") is None
+        assert engine.told("team-a") == []
+        await asyncio.sleep(0.05 * HOUR)
+        assert engine.told("team-a") == ["IssuerUnavailable"]
+        assert engine.patches == 2
+        await asyncio.sleep(2 * HOUR)
+        assert engine.patches == 2
+
+
+async def test_a_refusal_is_told_at_once_although_the_token_in_place_is_good(engine: Engine) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        engine.issuer.fail(403)
+        await asyncio.sleep(0.66 * HOUR)
+        assert engine.told("team-a") == ["MintRefused"]
+        assert engine.password("team-a") == engine.issuer.tokens[0]
+
+
+async def test_an_error_whose_reason_changes_is_told_anew(engine: Engine) -> None:
+    engine.issuer.fail(403, times=1)
+    engine.issuer.fail(404)
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(60)
+        assert engine.told("team-a") == ["MintRefused", "IdentityUnknown"]
+        assert (engine.annotation("team-a", "error") or "").startswith("IdentityUnknown: ")
+        assert engine.patches == 2
+
+
+async def test_a_token_that_was_written_is_told_when_it_is_the_first_of_an_identity_alone(engine: Engine) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(3 * HOUR)
+        engine.annotate("team-a", refresh="1")
+        await asyncio.sleep(1)
+        assert [(event["reason"], event["count"]) for event in engine.api.events] == [("TokenWritten", 1)]
+
+
+async def test_one_patch_is_all_that_a_fill_costs_and_a_read_where_others_have_entries(engine: Engine) -> None:
+    engine.ask("team-a")
+    engine.ask("team-b", config={"auths": {"https://cgr.dev/v1/": {}, "cgr.dev": {}}})
+    engine.ask("team-c", config={"auths": {"quay.io": {}}})
+    async with engine.running():
+        verbs = {
+            team: [request.verb for request in engine.api.requests if request.namespace == team]
+            for team in ("team-a", "team-b", "team-c")
+        }
+    assert verbs["team-a"][:1] == ["patch"]
+    assert verbs["team-c"][:2] == ["get", "patch"]
+    assert list(engine.api.config("team-b", NAME)["auths"]) == ["cgr.dev"]

@@ -1,0 +1,394 @@
+"""Every series is there from the start, and neither metrics nor logs can hold a credential."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from controller.core.errors import Problem
+from controller.core.model import Reason, Ref
+from controller.telemetry import MINT_PROBLEMS, RESULTS, Census, Telemetry, redact, where
+from tests.unit.fakes import IDENTITY, jwt, registry_token
+
+PREFIX = "pull_secret_updater_"
+Labels = dict[str, str]
+
+
+@dataclass
+class FakeQueue:
+    depth: int = 3
+
+
+@dataclass
+class FakeCircuit:
+    is_open: bool = False
+
+
+@pytest.fixture
+def telemetry() -> Telemetry:
+    """As app.py makes it."""
+    made = Telemetry(providers=["one", "two"], policies=["p", "q"], relist_reasons=["start", "gone"])
+    made.watch_census(lambda: Census(0, 0, 0.0, None, {}))
+    made.watch_age(lambda: 1.5)
+    for provider in ("one", "two"):
+        made.watch_provider(provider, FakeQueue(), FakeCircuit())
+    return made
+
+
+def samples(telemetry: Telemetry) -> Iterator[tuple[str, Labels, float]]:
+    """What a scrape gives, by Prometheus' own parser."""
+    for family in text_string_to_metric_families(generate_latest(telemetry.registry).decode()):
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
+
+
+def value(telemetry: Telemetry, name: str, /, **labels: str) -> float:
+    (found,) = [v for n, sample_labels, v in samples(telemetry) if (n, sample_labels) == (PREFIX + name, labels)]
+    return found
+
+
+# Metrics.
+
+
+def test_all_series_exist_from_the_start(telemetry: Telemetry) -> None:
+    found = {(name.removeprefix(PREFIX), tuple(sorted(labels.items()))) for name, labels, _ in samples(telemetry)}
+
+    def series(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+        return name, tuple(sorted(labels.items()))
+
+    expected = {
+        *map(series, ("managed_claims", "secret_expires_timestamp_seconds_min", "expired_claims")),
+        *map(series, ("expired_seconds_total", "watch_age_seconds")),
+        *map(series, ("mint_duration_seconds_count", "mint_duration_seconds_sum")),
+        *map(series, ("refresh_lateness_seconds_count", "refresh_lateness_seconds_sum")),
+        *(series("policy_installed", policy=policy) for policy in "pq"),
+        *(series("relists_total", reason=reason) for reason in ("start", "gone")),
+    }
+    for provider in ("one", "two"):
+        expected |= {series("queue_depth", provider=provider), series("circuit_open", provider=provider)}
+        expected |= {
+            series("refreshes_total", provider=provider, result=result, reason=reason)
+            for result in ("written", "unchanged", "conflict", "failed", "refused")
+            for reason in ("new", "identity", "edited", "requested", "scheduled", "expired")
+        }
+        expected |= {
+            series("mints_total", provider=provider, result=result)
+            for result in ("Minted", "MintRefused", "IssuerUnavailable", "IssuerThrottles", "TokenUnfit", "Unexpected")
+        }
+    assert expected - found == set()
+
+
+def test_nothing_that_is_counted_adds_a_series(telemetry: Telemetry) -> None:
+    before = {(name, *labels.items()) for name, labels, _ in samples(telemetry)}
+    for provider in ("one", "two"):
+        for problem in (None, *MINT_PROBLEMS):
+            telemetry.minted(provider, problem, 0.1)
+        for result in RESULTS:
+            for reason in Reason:
+                telemetry.refreshed(provider, result, reason)
+    telemetry.begun(0.1)
+    telemetry.relisted("gone")
+    telemetry.policy_installed("p", True)
+    assert {(name, *labels.items()) for name, labels, _ in samples(telemetry)} == before
+
+
+def test_every_problem_that_a_mint_can_have_is_a_result() -> None:
+    """The rest is found in the Secret, by the policy, or by the API server."""
+    elsewhere = {problem for problem in Problem if problem.pace.value == "on change"}
+    assert set(MINT_PROBLEMS) == set(Problem) - elsewhere - {Problem.WRITE_REFUSED, Problem.FIGHT}
+
+
+def test_what_happens_is_counted_where_it_belongs(telemetry: Telemetry) -> None:
+    telemetry.minted("one", None, 0.2)
+    telemetry.minted("one", Problem.MINT_REFUSED, 0.3)
+    telemetry.refreshed("two", "written", Reason.SCHEDULED)
+    telemetry.relisted("gone")
+    telemetry.policy_installed("p", True)
+    telemetry.begun(2.0)
+    assert value(telemetry, "mints_total", provider="one", result="Minted") == 1
+    assert value(telemetry, "mints_total", provider="one", result="MintRefused") == 1
+    assert value(telemetry, "mints_total", provider="two", result="Minted") == 0
+    assert value(telemetry, "mint_duration_seconds_sum") == pytest.approx(0.5)
+    assert value(telemetry, "refreshes_total", provider="two", result="written", reason="scheduled") == 1
+    assert value(telemetry, "relists_total", reason="gone") == 1
+    assert value(telemetry, "policy_installed", policy="p") == 1
+    assert value(telemetry, "policy_installed", policy="q") == 0
+    assert value(telemetry, "refresh_lateness_seconds_sum") == 2.0
+
+
+def test_who_is_early_by_a_rounding_is_not_late_by_less_than_nothing(telemetry: Telemetry) -> None:
+    telemetry.begun(-0.001)
+    assert value(telemetry, "refresh_lateness_seconds_sum") == 0.0
+    assert value(telemetry, "refresh_lateness_seconds_count") == 1
+
+
+def test_queue_and_circuit_are_read_at_every_scrape(telemetry: Telemetry) -> None:
+    queue, circuit = FakeQueue(), FakeCircuit()
+    telemetry.watch_provider("one", queue, circuit)
+    queue.depth, circuit.is_open = 7, True
+    assert value(telemetry, "queue_depth", provider="one") == 7
+    assert value(telemetry, "circuit_open", provider="one") == 1
+    circuit.is_open = False
+    assert value(telemetry, "circuit_open", provider="one") == 0
+
+
+def test_the_earliest_expiry_of_nothing_is_not_a_number(telemetry: Telemetry) -> None:
+    assert math.isnan(value(telemetry, "secret_expires_timestamp_seconds_min"))
+
+
+def test_a_census_is_taken_at_every_scrape_and_its_secrets_go_with_it() -> None:
+    telemetry = Telemetry(providers=[], policies=[], relist_reasons=[])
+    now = [Census(2, 1, 5.5, 100.0, {Ref("n", 'a"\\\n'): 100.0, Ref("n", "b"): 200.0}), Census(1, 0, 6.0, 200.0, {})]
+    telemetry.watch_census(lambda: now[0])
+    assert value(telemetry, "managed_claims") == 2
+    assert value(telemetry, "expired_claims") == 1
+    assert value(telemetry, "expired_seconds_total") == 5.5
+    assert value(telemetry, "secret_expires_timestamp_seconds_min") == 100
+    assert value(telemetry, "secret_expires_timestamp_seconds", namespace="n", name="b") == 200
+    assert value(telemetry, "secret_expires_timestamp_seconds", namespace="n", name='a"\\\n') == 100
+    del now[0]
+    assert value(telemetry, "expired_seconds_total") == 6.0
+    assert not [name for name, _, _ in samples(telemetry) if name == PREFIX + "secret_expires_timestamp_seconds"]
+
+
+def test_two_controllers_in_one_process_share_no_metric() -> None:
+    one, two = (Telemetry(providers=["p"], policies=[], relist_reasons=[]) for _ in range(2))
+    one.minted("p", None, 0.1)
+    assert value(two, "mints_total", provider="p", result="Minted") == 0
+
+
+# Redaction.
+
+LONG = "Zm9vYmFy" * 10
+
+
+@pytest.mark.parametrize(
+    "credential",
+    [
+        registry_token(),
+        registry_token().rpartition(".")[0],
+        jwt(a=1),
+        "eyJhbGciOiJSUzI1NiJ9",
+        LONG,
+        LONG + "==",
+        "ghs_" + "A1b2" * 20,
+        "AQoDYXdzEJr" + "a/b+" * 40,
+    ],
+)
+@pytest.mark.parametrize("around", ["{}", "Bearer {}", "a: {}, b", '{{"token":"{}"}}', "https://h/p?token={}&x=y"])
+def test_what_may_be_a_credential_is_not_shown(credential: str, around: str) -> None:
+    shown = redact(around.format(credential))
+    assert "[redacted]" in shown
+    pieces = [credential[start : start + 12] for start in range(0, len(credential) - 12, 12)]
+    assert [piece for piece in pieces if piece in shown] == []
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "",
+        "a Secret was refreshed",
+        IDENTITY,
+        f"{IDENTITY}/0123456789abcdef/0123456789abcdef",
+        f"identity {IDENTITY} is unknown",
+        "arn:aws:iam::123456789012:role/team-a/puller",
+        "puller@project.iam.gserviceaccount.com",
+        "12345678-1234-1234-1234-123456789012/12345678-1234-1234-1234-123456789012",
+        "2026-01-02T03:04:05Z",
+        "team-a/pull-secret",
+        "system:serviceaccount:pull-secret-updater:controller",
+        "pull-secret-updater.chainguard.dev/identity",
+    ],
+)
+def test_what_people_need_to_see_is_shown(harmless: str) -> None:
+    assert redact(harmless) == harmless
+
+
+@pytest.mark.parametrize("piece", ["a", "0", "a.", "eyJ", "0123456789abcdef/", "a/-", "eyJ "])
+def test_a_long_text_is_redacted_in_no_time(piece: str) -> None:
+    """Whoever may annotate a Secret writes 256 KiB of it, and the event loop would stand still meanwhile."""
+    began = time.process_time()
+    redact(piece * (32768 // len(piece)) + "g")
+    redact(piece * (32768 // len(piece)))
+    assert time.process_time() - began < 0.2
+
+
+# Where an exception came from.
+
+
+def fail(text: str) -> None:
+    nothing: dict[str, str] = {}
+    try:
+        nothing[text]
+    except KeyError as error:
+        raise ValueError(text) from error
+
+
+def caught(text: str) -> BaseException:
+    try:
+        fail(text)
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def test_an_exception_is_told_by_class_and_place_without_its_words() -> None:
+    error = caught("a-secret-canary")
+    places = where(error)
+    first = traceback.extract_tb(error.__traceback__)[-1]
+    assert places[0] == f"ValueError at test_telemetry.py:{first.lineno}"
+    assert places[1].startswith("KeyError at test_telemetry.py:")
+    assert "canary" not in repr(places)
+
+
+def test_an_exception_that_was_never_raised_has_no_place() -> None:
+    assert where(ValueError("a-secret-canary")) == ["ValueError"]
+
+
+def test_a_chain_that_never_ends_is_cut() -> None:
+    one, two = ValueError(), ValueError()
+    one.__cause__, two.__cause__ = two, one
+    assert len(where(one)) == 5
+
+
+# Logs, as a process prints them.
+
+PROGRAM = """
+import asyncio, json, logging, sys, warnings
+from controller.telemetry import configure_logging
+
+CANARY = "a-secret-canary"
+TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhLXNlY3JldC1jYW5hcnkifQ.c2lnbmF0dXJlc2lnbmF0dXJl"
+log = configure_logging(log_format=sys.argv[1], level="info")
+
+class Thing:
+    def __str__(self):
+        return TOKEN
+
+def fail():
+    raise ValueError(CANARY)
+
+log.info("plain", number=1, nothing=None, yes=True, text="shown")
+log.debug("below the level", text="hidden")
+log.info("token in a field", token=TOKEN)
+log.info("token in the event " + TOKEN)
+log.info("token in a thing", thing=Thing())
+log.info("token in a list", things=[TOKEN, {"a": TOKEN}], things_by_name={"x": [TOKEN]})
+try:
+    fail()
+except ValueError as error:
+    log.exception("structlog exception")
+    log.error("structlog exc_info", exc_info=error)
+    log.error("structlog tuple", exc_info=sys.exc_info())
+    log.error("structlog value", problem=error)
+    logging.getLogger("vendor").exception("stdlib exception")
+    logging.getLogger("vendor").error("stdlib exc_info", exc_info=error)
+    logging.getLogger("vendor").error("stdlib argument: %s", error)
+    logging.getLogger("vendor").error("stdlib stack", stack_info=True, exc_info=True)
+logging.getLogger("vendor").warning("stdlib token %s", TOKEN)
+logging.getLogger("vendor").info("below the level of libraries")
+logging.getLogger("vendor").warning("two\\nlines")
+
+async def forgotten():
+    fail()
+
+async def main():
+    task = asyncio.create_task(forgotten())
+    await asyncio.sleep(0)
+    del task
+    import gc
+    gc.collect()
+    asyncio.get_running_loop().call_soon(fail)
+    await asyncio.sleep(0)
+
+asyncio.run(main())
+log.info("the end")
+"""
+
+
+def printed(log_format: str) -> str:
+    """What a process of ours prints on standard error."""
+    root = Path(__file__).parents[2]
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), log_format],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ended.stdout == ""
+    return ended.stderr
+
+
+@pytest.fixture(scope="module")
+def json_output() -> str:
+    return printed("json")
+
+
+@pytest.fixture(scope="module")
+def console_output() -> str:
+    return printed("console")
+
+
+@pytest.fixture(scope="module")
+def entries(json_output: str) -> dict[str, dict[str, Any]]:
+    """By event; each line must be one object."""
+    return {entry["event"]: entry for entry in map(json.loads, json_output.splitlines())}
+
+
+def test_every_line_is_one_json_object_with_time_level_and_event_first(json_output: str) -> None:
+    for line in json_output.splitlines():
+        assert list(json.loads(line))[:3] == ["timestamp", "level", "event"]
+
+
+def test_fields_keep_their_types(entries: dict[str, dict[str, Any]]) -> None:
+    plain = entries["plain"]
+    assert (plain["number"], plain["nothing"], plain["yes"], plain["text"]) == (1, None, True, "shown")
+    assert plain["level"] == "info"
+
+
+def test_what_is_below_the_level_is_not_printed(json_output: str) -> None:
+    assert "below" not in json_output
+    assert "the end" in json_output
+
+
+@pytest.mark.parametrize("output", ["json_output", "console_output"])
+def test_no_token_is_printed_wherever_it_stands(output: str, request: pytest.FixtureRequest) -> None:
+    assert "eyJ" not in request.getfixturevalue(output)
+
+
+@pytest.mark.parametrize("output", ["json_output", "console_output"])
+def test_no_exception_text_is_printed_wherever_it_comes_from(output: str, request: pytest.FixtureRequest) -> None:
+    text: str = request.getfixturevalue(output)
+    ours = [line for line in text.splitlines() if "a-secret-canary" in line and "stdlib argument" not in line]
+    assert ours == []
+
+
+@pytest.mark.parametrize(
+    "event", ["structlog exception", "structlog exc_info", "structlog tuple", "stdlib exception", "stdlib exc_info"]
+)
+def test_an_exception_is_logged_by_class_and_place(entries: dict[str, dict[str, Any]], event: str) -> None:
+    assert entries[event]["error"][0].startswith("ValueError at <string>:")
+    assert entries[event]["level"] == "error"
+
+
+def test_the_console_has_the_same_events(console_output: str, entries: dict[str, dict[str, Any]]) -> None:
+    for event in ("plain", "structlog exception", "stdlib exception", "the end"):
+        assert event in entries
+        assert event in console_output
