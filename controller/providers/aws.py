@@ -1,0 +1,263 @@
+"""What AWS asks of every client: signed requests, sessions of roles, and what its error codes mean.
+
+botocore knows the partitions and the signature (Signature Version 4); it sends nothing and reads no setting. Its own
+clients and parsers stay out: they would open connections of their own, and their debug log holds answers and tokens.
+
+Pages: https://docs.aws.amazon.com/STS/latest/APIReference/ and
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import re
+import urllib.parse
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.endpoint_provider import EndpointProvider
+from botocore.exceptions import EndpointProviderError
+from botocore.loaders import Loader
+
+from controller.core.errors import MintError, Problem, StaleProof
+from controller.http import Reply
+from controller.providers.base import Tools, ask, read_json, refusal, refusal_detail, rfc3339
+
+ROLE = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):role/(?:[!-~]+/)?([A-Za-z0-9_+=,.@-]{1,64})")
+"""Partition, account and name of a role; the path before the name is no part of a session's ARN."""
+
+_STS_VERSION = "2011-06-15"
+_CODE = re.compile(r"[A-Za-z.]{3,64}")
+"""An error code may be logged: words of AWS, with no room for a token."""
+
+_STALE = frozenset(
+    {
+        *("ExpiredToken", "ExpiredTokenException", "InvalidIdentityToken", "InvalidTokenException"),
+        *("InvalidClientTokenId", "UnrecognizedClientException"),  # keys that were rotated since they were read
+    }
+)
+_THROTTLES = frozenset(
+    {
+        *("Throttling", "ThrottlingException", "ThrottledException", "EC2ThrottledException"),
+        *("RequestThrottled", "RequestThrottledException", "TooManyRequestsException", "RequestLimitExceeded"),
+        *("BandwidthLimitExceeded", "LimitExceededException", "SlowDown", "ProvisionedThroughputExceededException"),
+    }
+)
+_UNAVAILABLE = frozenset(
+    {
+        *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "TransactionInProgressException"),
+        *("ServerException", "InternalFailure", "InternalServerException", "ServiceUnavailable"),
+        *("ServiceUnavailableException", "IDPCommunicationError"),  # AWS could not reach the cluster's issuer
+    }
+)
+_REFUSED = frozenset(
+    {
+        *("AccessDenied", "AccessDeniedException", "IDPRejectedClaim", "ResourceNotFoundException"),
+        *("InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "RequestExpired"),
+        *("MissingAuthenticationToken", "MissingAuthenticationTokenException", "OptInRequired"),
+    }
+)
+_MALFORMED_REQUEST = frozenset(
+    {
+        *("ValidationError", "ValidationException", "InvalidParameterException", "InvalidParameterValue"),
+        *("MalformedPolicyDocument", "PackedPolicyTooLarge", "RegionDisabledException", "UnsupportedCommandException"),
+    }
+)
+_PROBLEMS: Mapping[str, Problem] = {
+    **dict.fromkeys(_STALE | _REFUSED, Problem.MINT_REFUSED),
+    **dict.fromkeys(_THROTTLES, Problem.ISSUER_THROTTLES),
+    **dict.fromkeys(_UNAVAILABLE, Problem.ISSUER_UNAVAILABLE),
+    **dict.fromkeys(_MALFORMED_REQUEST, Problem.REQUEST_REFUSED),
+}
+"""By code, and not by status: ThrottlingException comes with 400, and so does IDPCommunicationError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What requests are signed with; the names are those that botocore's signer takes."""
+
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    token: str | None = field(repr=False)
+    expires_at: float | None = None
+    """By the clock of AWS; None where nobody told."""
+
+
+class NoEndpoint(Exception):
+    """The region has no such endpoint."""
+
+
+def endpoint(service: str, *, region: str, fips: bool, dual_stack: bool) -> str:
+    """Where a service is. Raises NoEndpoint."""
+    try:
+        url: str = _rules(service).resolve_endpoint(Region=region, UseFIPS=fips, UseDualStack=dual_stack).url
+    except EndpointProviderError as error:
+        raise NoEndpoint(service) from error
+    return url
+
+
+@functools.cache
+def _rules(service: str) -> EndpointProvider:
+    """The rules for the addresses of a service, as botocore ships them."""
+    # The default search path begins with ~/.aws/models, where anyone may have left other rules.
+    data = Loader(extra_search_paths=[Loader.BUILTIN_DATA_PATH], include_default_search_paths=False)
+    return EndpointProvider(data.load_service_model(service, "endpoint-rule-set-1"), data.load_data("partitions"))
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service of AWS in one region."""
+
+    tools: Tools
+    name: str
+    """As it is signed for."""
+    region: str
+    url: str
+    timeout_seconds: float
+
+    async def ask(self, body: bytes, headers: Mapping[str, str], *, keys: Keys | None) -> Reply:
+        """POST a request, signed unless `keys` is None. Raises MintError, and StaleProof, for all but a 200."""
+        url = f"{self.url.rstrip('/')}/"
+        signature = self._signature(url, body, headers, keys) if keys else {}
+        reply = await ask(
+            self.tools, "POST", url, headers={**headers, **signature}, body=body, timeout_seconds=self.timeout_seconds
+        )
+        if reply.status != 200:
+            raise failure(reply, self.tools)
+        return reply
+
+    def _signature(self, url: str, body: bytes, headers: Mapping[str, str], keys: Keys) -> dict[str, str]:
+        """The headers that sign a request. SigV4Auth.add_auth does the same by the system's clock, and logs it all."""
+        timestamp = dt.datetime.fromtimestamp(self.tools.now(), dt.UTC).strftime(SIGV4_TIMESTAMP)
+        ours = {"X-Amz-Date": timestamp, **({"X-Amz-Security-Token": keys.token} if keys.token else {})}
+        request = AWSRequest("POST", url, headers={**headers, **ours}, data=body)
+        request.context["timestamp"] = timestamp
+        signer = SigV4Auth(keys, self.name, self.region)
+        signature = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
+        signed = signer.signed_headers(signer.headers_to_sign(request))
+        scope = signer.scope(request)
+        authorization = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed}, Signature={signature}"
+        return {**ours, "Authorization": authorization}
+
+
+@dataclass(frozen=True, slots=True)
+class Sts:
+    """Sessions of roles. Each is checked to be of the very role that was asked for."""
+
+    service: Service
+    session_name: str
+
+    async def with_web_identity(self, role: str, token: str, *, seconds: int) -> Keys:
+        """A session of `role`, which trusts the issuer and subject of `token`. Raises MintError."""
+        return await self._session("AssumeRoleWithWebIdentity", role, {"WebIdentityToken": token}, seconds, keys=None)
+
+    async def assume(self, role: str, keys: Keys, *, external_id: str | None, seconds: int) -> Keys:
+        """A session of `role`, which trusts whoever has `keys`. Raises MintError."""
+        more = {"ExternalId": external_id} if external_id else {}
+        return await self._session("AssumeRole", role, more, seconds, keys=keys)
+
+    async def _session(
+        self, action: str, role: str, more: Mapping[str, str], seconds: int, *, keys: Keys | None
+    ) -> Keys:
+        session = self._session_arn(role)
+        form = {"Action": action, "Version": _STS_VERSION, "RoleArn": role, "RoleSessionName": self.session_name}
+        form |= {**more, "DurationSeconds": str(seconds)}
+        reply = await self.service.ask(
+            urllib.parse.urlencode(form).encode(),
+            {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"},
+            keys=keys,
+        )
+        return _session_keys(reply, f"{{*}}{action}Result", session)
+
+    def _session_arn(self, role: str) -> str:
+        partition, account, name = role_parts(role)
+        return f"arn:{partition}:sts::{account}:assumed-role/{name}/{self.session_name}"
+
+
+def _session_keys(reply: Reply, result: str, session: str) -> Keys:
+    """What STS gave, if it is for the session of that ARN. Raises MintError."""
+    root = _xml(reply)
+    names = ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
+    values = [root.findtext(f"{result}/{{*}}Credentials/{{*}}{name}") if root is not None else "" for name in names]
+    access_key, secret_key, token, expiration = (value or "" for value in values)
+    if root is None or not all((access_key, secret_key, _header_safe(token), expiration)):
+        raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without the keys of a session")
+    if root.findtext(f"{result}/{{*}}AssumedRoleUser/{{*}}Arn") != session:
+        raise MintError(Problem.TOKEN_UNFIT, "the session is of another role")
+    return Keys(access_key, secret_key, token, expires_at=rfc3339(expiration))
+
+
+class _AgentKeys(msgspec.Struct, frozen=True, rename="pascal"):
+    access_key_id: str
+    secret_access_key: str
+    token: str
+    expiration: str | None = None
+
+
+async def pod_identity(tools: Tools, url: str, token: str, *, timeout_seconds: float) -> Keys:
+    """The keys that the EKS Pod Identity agent, or another endpoint for containers, has for us. Raises MintError."""
+    headers = {"Accept": "application/json", "Authorization": token}  # no "Bearer"
+    reply = await ask(tools, "GET", url, headers=headers, body=None, timeout_seconds=timeout_seconds)
+    if reply.status != 200:
+        raise failure(reply, tools)
+    keys = read_json(reply, _AgentKeys)
+    if keys is None or not all((keys.access_key_id, keys.secret_access_key, _header_safe(keys.token))):
+        raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without keys")
+    return Keys(keys.access_key_id, keys.secret_access_key, keys.token, expires_at=rfc3339(keys.expiration))
+
+
+def role_parts(role: str) -> tuple[str, str, str]:
+    """Partition, account and name of a role. Raises MintError."""
+    match = ROLE.fullmatch(role)
+    if match is None:
+        raise MintError(Problem.REQUEST_REFUSED, "the identity is no ARN of a role")
+    partition, account, name = match.groups()
+    return partition, account, name
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str = msgspec.field(name="__type", default="")
+
+
+def failure(reply: Reply, tools: Tools) -> MintError:
+    """The error of an answer that isn't a 200, by its code where that is known, else by its status."""
+    code, message = _code_and_message(reply)
+    if code == "InvalidIdentityToken" and "verification key" in message:
+        # "Couldn't retrieve verification key from your identity provider": the same fault as IDPCommunicationError.
+        return refusal(reply, tools, problem=Problem.ISSUER_UNAVAILABLE, code=code)
+    if code in _STALE:
+        return StaleProof(refusal_detail(reply, tools, code=code))
+    return refusal(reply, tools, problem=_PROBLEMS.get(code), code=code)
+
+
+def _code_and_message(reply: Reply) -> tuple[str, str]:
+    """The code, "" where there is none, in three dialects; the message only decides, and is never shown."""
+    code = message = ""
+    if (root := _xml(reply)) is not None:  # STS
+        code, message = root.findtext(".//{*}Error/{*}Code") or "", root.findtext(".//{*}Error/{*}Message") or ""
+    elif error := read_json(reply, _Error):  # ECR, in the body
+        code = error.code
+    elif named := re.search(rb"\(([A-Za-z]{3,64})\):", reply.body):  # the agent: `[request id]: (Code): text`
+        code = named[1].decode()
+    code = code or reply.headers.get("x-amzn-ErrorType", "")
+    code = code.rpartition("#")[2].partition(":")[0]  # namespace#Code:uri
+    return (code if _CODE.fullmatch(code) else ""), message
+
+
+def _xml(reply: Reply) -> ET.Element | None:
+    """The document, None where the body is none. A DTD, through which XML can grow without bound, makes it none."""
+    if b"<!" in reply.body or b"\0" in reply.body:  # the second for UTF-16, in which a DTD looks different
+        return None
+    try:
+        return ET.fromstring(reply.body)  # noqa: S314 -- at most 64 KiB, and no DTD
+    except (ET.ParseError, ValueError, LookupError):  # the last two for encodings
+        return None
+
+
+def _header_safe(value: str) -> bool:
+    return bool(value) and value.isascii() and value.isprintable()
