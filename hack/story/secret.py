@@ -1,0 +1,139 @@
+"""The pull Secret as others see it: every version that a watch tells of, and the credential a kubelet would read."""
+
+import base64
+import contextlib
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import jwt
+import urllib3
+
+from hack.standin.api import Api, ApiError, Watch
+
+PREFIX = "pull-secret-updater.chainguard.dev/"
+NAME = "pull-secret"
+REGISTRY = "cgr.dev"
+KEY = ".dockerconfigjson"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """User and token for the registry. Instants are seconds since the epoch, from the token itself."""
+
+    user: str
+    token: str = field(repr=False)
+    subject: str
+    audience: str
+    issued_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One state of the Secret."""
+
+    seen_at: float
+    """Seconds since the epoch: a moment after the API server had stored it."""
+    seen_at_monotonic: float
+    """The same, for differences."""
+    secret: dict[str, Any] = field(repr=False)
+    credential: Credential | None
+
+    @property
+    def nature(self) -> tuple[str, ...]:
+        """What of a Secret stays the same for as long as it is the same one."""
+        metadata = self.secret["metadata"]
+        return metadata["uid"], metadata["creationTimestamp"], self.secret["type"]
+
+    @property
+    def identity(self) -> str | None:
+        """Who it asks to act as."""
+        identity: str | None = self.secret["metadata"].get("annotations", {}).get(PREFIX + "identity")
+        return identity
+
+
+def read_credential(secret: dict[str, Any]) -> Credential | None:
+    """What a kubelet would log in to the registry with; None where it finds nothing that it could use."""
+    try:
+        entry = json.loads(base64.b64decode(secret["data"][KEY]))["auths"][REGISTRY]
+        user, _, token = base64.b64decode(entry["auth"]).decode().partition(":")
+        claims = jwt.decode(token, options={"verify_signature": False})
+        return Credential(
+            user=user,
+            token=token,
+            subject=claims["sub"],
+            audience=claims["aud"],
+            issued_at=claims["iat"],
+            expires_at=claims["exp"],
+        )
+    except (LookupError, TypeError, ValueError, jwt.PyJWTError):
+        return None
+
+
+class SecretWatch:
+    """A watch of its own on the Secret `pull-secret` of one namespace, from before it exists."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self._api = api
+        self._path = f"/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{NAME}"
+        self._versions: list[Version] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._watch: Watch | None = None
+        self._thread = threading.Thread(target=self._run, name="secret-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._watch is not None:
+            self._watch.end()
+        self._thread.join(10)
+
+    def versions(self) -> list[Version]:
+        """All that were seen so far, oldest first."""
+        with self._lock:
+            return list(self._versions)
+
+    def filled(self) -> list[Version]:
+        """Of those, the first with each token."""
+        first: dict[str, Version] = {}
+        for version in self.versions():
+            if credential := version.credential:
+                first.setdefault(credential.token, version)
+        return list(first.values())
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            # The server ends every watch after a while, and an outage must not end ours.
+            with contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):
+                self._list_and_watch()
+            self._stop.wait(0.1)
+
+    def _list_and_watch(self) -> None:
+        listed = self._api.get(self._path)
+        for secret in listed["items"]:
+            self._add(secret)
+        since = listed["metadata"]["resourceVersion"]
+        self._watch = self._api.watch(f"{self._path}&watch=true&resourceVersion={since}")
+        for event in self._watch:
+            if event["type"] == "ERROR" or self._stop.is_set():
+                return
+            if event["type"] != "DELETED":
+                self._add(event["object"])
+
+    def _add(self, secret: dict[str, Any]) -> None:
+        now, monotonic = time.time(), time.monotonic()
+        version = Version(seen_at=now, seen_at_monotonic=monotonic, secret=secret, credential=read_credential(secret))
+        with self._lock:
+            known = {one.secret["metadata"]["resourceVersion"] for one in self._versions}
+            if secret["metadata"]["resourceVersion"] not in known:  # a new list repeats what is known
+                self._versions.append(version)
