@@ -1,0 +1,106 @@
+"""Sees every version of every pull Secret as it appears, so that tests wait for facts and never for the clock."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import urllib3
+
+from hack.standin.api import Api, ApiError, Watch
+
+Secret = dict[str, Any]
+SELECTOR = "fieldSelector=type%3Dkubernetes.io%2Fdockerconfigjson"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One state of one Secret; `secret` is the last one before a deletion where `deleted`."""
+
+    at: float
+    """When it was seen: seconds since the epoch, a few milliseconds after the write."""
+    secret: Secret
+    deleted: bool
+
+    @property
+    def number(self) -> int:
+        """The resourceVersion: a total order over the writes of the whole cluster."""
+        return int(self.secret["metadata"]["resourceVersion"])
+
+
+class Observer:
+    """A watch of its own over all Secrets of type dockerconfigjson. `history` grows, oldest first."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._versions: dict[tuple[str, str], list[Version]] = {}
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._watch: Watch | None = None
+        self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._watch is not None:
+            self._watch.end()
+        self._thread.join(10)
+
+    def history(self, namespace: str, name: str = "pull-secret") -> list[Version]:
+        """Every version of one Secret that was seen."""
+        with self._changed:
+            return list(self._versions.get((namespace, name), []))
+
+    def wait(
+        self, namespace: str, condition: Callable[[Secret], bool], *, timeout: float, name: str = "pull-secret"
+    ) -> Version:
+        """The latest version once it fulfils the condition. Raises AssertionError after `timeout` seconds."""
+
+        def latest() -> Version | None:
+            versions = self._versions.get((namespace, name))
+            return versions[-1] if versions and not versions[-1].deleted and condition(versions[-1].secret) else None
+
+        with self._changed:
+            found = self._changed.wait_for(latest, timeout)
+            assert found is not None, (
+                f"{namespace}/{name} after {timeout} s: {_shown(self._versions.get((namespace, name), []))}"
+            )
+            return found
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._list_and_watch()
+            except (ApiError, urllib3.exceptions.HTTPError):  # the server restarts, or ends before we do
+                time.sleep(0.1)
+
+    def _list_and_watch(self) -> None:
+        listed = self._api.get(f"/api/v1/secrets?{SELECTOR}")
+        for secret in listed["items"]:
+            self._add(secret, deleted=False)
+        version = listed["metadata"]["resourceVersion"]
+        self._watch = self._api.watch(f"/api/v1/secrets?{SELECTOR}&watch=true&resourceVersion={version}")
+        for event in self._watch:
+            if event["type"] == "ERROR" or self._stop.is_set():
+                return
+            self._add(event["object"], deleted=event["type"] == "DELETED")
+
+    def _add(self, secret: Secret, *, deleted: bool) -> None:
+        version = Version(at=time.time(), secret=secret, deleted=deleted)
+        with self._changed:
+            known = self._versions.setdefault((secret["metadata"]["namespace"], secret["metadata"]["name"]), [])
+            if not known or known[-1].number < version.number:  # a new list repeats what is known
+                known.append(version)
+                self._changed.notify_all()
+
+
+def _shown(versions: list[Version]) -> list[dict[str, str]]:
+    """What a failed wait may print: annotations, never data."""
+    return [version.secret["metadata"].get("annotations", {}) for version in versions[-3:]]
