@@ -42,6 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return used if used >= 0 or "cluster" in names else turns.index("")
 
     items.sort(key=turn)
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            # With xdist's `--dist loadgroup` all these go to one worker, and the rest to whoever is free.
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 @pytest.fixture(scope="session")
