@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -12,6 +13,8 @@ import click
 from controller import __version__
 
 _PREFIX = "PULL_SECRET_UPDATER_"
+_UNUSABLE = "the configuration can't be used"
+_PORT = re.compile(r"[0-9]{1,5}")
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -31,7 +34,7 @@ def main() -> None:
 )
 @click.option(
     "--scope",
-    type=click.Choice(["name", "namespaces", "cluster"]),
+    metavar="[name|namespaces|cluster]",
     envvar=f"{_PREFIX}SCOPE",
     help="Which Secrets to watch: by name in all namespaces, in some namespaces, or all.",
 )
@@ -75,11 +78,15 @@ def run(
     from controller import app, config, guard, telemetry  # noqa: PLC0415
 
     given: dict[str, Any] = {"scope": scope, "secretNames": list(secret_names), "namespaces": list(namespaces)}
-    host, port = _host_and_port(metrics_address)
+    address = _host_and_port(metrics_address)
+    problems = [] if address else [f"--metrics-address: {metrics_address!r} is not HOST:PORT"]
     try:
         settings = config.load(config_file, {key: value for key, value in given.items() if value})
     except config.ConfigError as error:
-        _fail("the configuration can't be used", error.problems)
+        _fail(_UNUSABLE, [*problems, *error.problems])
+    if address is None:
+        _fail(_UNUSABLE, problems)
+    host, port = address
     log = telemetry.configure_logging(log_format=log_format, level=log_level)
     try:
         asyncio.run(app.run(settings, kubeconfig=kubeconfig, metrics_host=host, metrics_port=port, log=log))
@@ -104,10 +111,10 @@ def check_config(file: Path) -> None:
     click.echo(f"{file} is right: scope {settings.scope}, providers {', '.join(sorted(settings.providers))}")
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def _host_and_port(address: str) -> tuple[str, int] | None:
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65535:
-        raise click.BadParameter(f"{address!r} is not HOST:PORT", param_hint="--metrics-address")
+    if not separator or not _PORT.fullmatch(port) or int(port) > 65535:
+        return None
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 -- `:8080` means all, as everywhere
 
 

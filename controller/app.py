@@ -48,6 +48,8 @@ DRAIN_SECONDS = 10.0
 
 UNEXPECTED_RETRY_SECONDS = 300.0
 CONNECTIONS = 64
+REQUESTS_TIME = 3
+"""A mint may take so many times the timeout of one request: some issuers are asked thrice, or twice for one token."""
 CLOCK_LOOK_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 5.0
 _BAD_INPUT_WORKERS = 4
@@ -147,7 +149,7 @@ class Controller:
         self._events = EventRecorder(client=client, now=now, log=log)
         self.health = Health(self._reflectors, now=now)
         telemetry.watch_census(census.take)
-        telemetry.watch_age(self.health.watch_age_seconds)
+        telemetry.watch_state(age_seconds=self.health.watch_age_seconds, refused=self.health.refused)
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run until `stopping` is set, then drain. The death of any task is the death of all."""
@@ -231,11 +233,12 @@ class Controller:
         provider = TYPES[settings.type](name, settings, tools)
         return Minter(
             name,
-            Probed(provider, settings, tools) if settings.probe else provider,
+            Probed(provider, settings, tools, self._log.bind(provider=name)) if settings.probe else provider,
             group=group,
             now=self._now,
             wake=self._dispatcher.look_again,
             mints_per_second=limits.mints_per_second,
+            mint_seconds=REQUESTS_TIME * settings.timeout_seconds,
             concurrency=limits.mint_concurrency,
             telemetry=self._telemetry,
             log=self._log,
@@ -254,7 +257,7 @@ class Controller:
             view=self._dispatcher.view,
             policy=self._policy,
             minters=minters,
-            shares_token=[name for name, s in self._config.providers.items() if TYPES[s.type].SHARES_TOKEN],
+            shares_token=[name for name, s in self._config.providers.items() if _shares_token(s)],
             writer=writer,
             tells=Notices(self._events),
             fights=self._fights,
@@ -268,6 +271,11 @@ async def _access(kubeconfig: Path | None) -> auth.Access:
     if kubeconfig is None:
         return auth.in_cluster(os.environ, now=time.time)
     return await auth.from_kubeconfig(kubeconfig, now=time.time)
+
+
+def _shares_token(settings: ProviderSettings) -> bool:
+    """A probe tells for some hosts that a token is good, so those that ask for others get one of their own."""
+    return TYPES[settings.type].SHARES_TOKEN and not settings.probe
 
 
 def _profiles(config: Config) -> Iterable[Profile]:

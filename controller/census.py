@@ -31,8 +31,10 @@ class CensusTaker:
             new = after.view(view.claim.name) if after else None
             if expiry is not None and (new is None or self._expiry(new) != expiry):
                 self._closed_seconds += self._expired_seconds(view, expiry)
+            new_expiry = self._expiry(new) if new else None
+            if new_expiry is None or new_expiry > self._now():
                 self._resumed_at.pop(view.key, None)
-            elif new is not None and _is_paused(before) and not _is_paused(new.secret):
+            elif _is_paused(before):
                 self._resumed_at[view.key] = self._now()
 
     def take(self) -> Census:

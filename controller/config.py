@@ -7,7 +7,6 @@ key is a problem, because a misspelt one would otherwise do nothing in silence.
 from __future__ import annotations
 
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -17,9 +16,9 @@ import yaml
 
 from controller.core.dockerconfig import normalise
 from controller.core.schedule import RefreshWindow
-from controller.http import is_safe_url
+from controller.http import is_ca_file, is_endpoint, is_safe_url
 from controller.providers import TYPES
-from controller.providers.base import URL, MissingExtra, ProviderSettings, Seconds
+from controller.providers.base import NO_ENDPOINT, URL, MissingExtra, ProviderSettings, Seconds
 
 S = TypeVar("S", bound=msgspec.Struct)
 Scope = Literal["name", "namespaces", "cluster"]
@@ -86,7 +85,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
             content = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 -- a SafeLoader
         except OSError as error:
             raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             mark = getattr(error, "problem_mark", None)
             line = f" in line {mark.line + 1}" if mark else ""
             reason = error.problem if isinstance(error, _DuplicateKey) else "is not YAML"
@@ -100,6 +99,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
     providers = _providers(values.pop("providers"), problems)
     config = msgspec.structs.replace(_convert(Config, values, "", problems), providers=providers)
     problems += _config_problems(config)
+    problems += _unused(config.scope, values)
     for name, settings in providers.items():
         problems += _provider_problems(name, settings)
     if problems:
@@ -187,16 +187,23 @@ def _config_problems(config: Config) -> Iterator[str]:
         yield "secretNames: must name at least one Secret in scope name"
     if config.scope == "namespaces" and not config.namespaces:
         yield "namespaces: must name at least one namespace in scope namespaces"
-    if config.scope != "namespaces" and config.namespaces:
-        yield "namespaces: is only used in scope namespaces; set scope, or remove it"
     for key, names in (("secretNames", config.secret_names), ("namespaces", config.namespaces)):
         yield from (f"{key}: {name!r} is no name of Kubernetes" for name in names if not _DNS_NAME.fullmatch(name))
+        # Each would get a watch of its own.
+        yield from (f"{key}: {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1)
     if not 0.1 <= config.refresh.from_ <= config.refresh.to <= 0.8:
         # Later than 80 % leaves an outage of the issuer too little time; earlier than 10 % is a mint storm.
         yield "refresh: from and to must be shares of the life with 0.1 <= from <= to <= 0.8"
     for key, limit in msgspec.to_builtins(config.limits).items():
         if not limit > 0:  # NaN too
             yield f"limits.{key}: must be more than 0"
+
+
+def _unused(scope: Scope, values: Mapping[str, Any]) -> Iterator[str]:
+    """What was given and would do nothing in silence; of `secretNames` the default says nothing."""
+    for key, used_in in (("secretNames", "name"), ("namespaces", "namespaces")):
+        if values.get(key) and scope != used_in:
+            yield f"{key}: is only used in scope {used_in}; set scope, or remove it"
 
 
 def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:
@@ -208,14 +215,27 @@ def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:
             yield f"{path}.registries: {host!r} must be a lower-case host without scheme, such as cgr.dev"
     if not 0 < settings.timeout_seconds <= 60:
         yield f"{path}.timeoutSeconds: must be more than 0 and at most 60"
+    if settings.ca_file and not is_ca_file(Path(settings.ca_file)):
+        # A file that isn't there is told when it is needed, like a missing proof: here may be another machine.
+        yield f"{path}.caFile: holds no certificate in PEM"
     for field in msgspec.structs.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, str) and _is_url(field.type) and (problem := _url_problem(value)):
+        if problem := _text_problem(field, getattr(settings, field.name)):
             yield f"{path}.{field.encode_name}: {problem}"
     try:
         yield from (f"{path}.{problem}" for problem in TYPES[settings.type].problems(settings))
     except MissingExtra as error:
         yield f"{path}.type: {settings.type} {error}"
+
+
+def _text_problem(field: msgspec.structs.FieldInfo, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    if field.name == "proxy":
+        return None if is_endpoint(value) else NO_ENDPOINT
+    if _is_url(field.type):
+        return _url_problem(value)
+    # Where empty is the default, the provider says what is missing.
+    return "must not be empty; leave it out" if not value and field.default != "" else None
 
 
 def _is_url(type_: Any) -> bool:
@@ -224,11 +244,6 @@ def _is_url(type_: Any) -> bool:
 
 
 def _url_problem(url: str) -> str | None:
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        return "is not a URL"
-    if parts.username or parts.password or parts.query or parts.fragment or not host:
-        return "must be a URL of scheme, host and path alone"
+    if not is_endpoint(url):
+        return NO_ENDPOINT
     return None if is_safe_url(url) else "must be https, unless its host is loopback"

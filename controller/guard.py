@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from structlog.typing import FilteringBoundLogger
 
 from controller.core.errors import ApiError, Unavailable
+from controller.core.schedule import RETRY_AFTER_CAP_SECONDS
 from controller.kube.admission import POLICIES, installed_policies
 from controller.kube.client import KubeClient
 from controller.telemetry import Telemetry
@@ -26,33 +26,38 @@ async def check_policies(
 
     Waits for an API server that doesn't answer: a restart would only add to the wait. Raises StartError.
     """
-    installed = await _installed_policies(client, required, stopping, log)
+    looking = asyncio.create_task(_installed_policies(client, required, log))
+    told = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((looking, told), return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            return
+        installed = await looking
+    finally:
+        looking.cancel()
+        told.cancel()
+        await asyncio.gather(looking, told, return_exceptions=True)
     for policy, there in installed.items():
         telemetry.policy_installed(policy, there)
     missing = sorted(policy for policy, there in installed.items() if not there)
-    if missing and required and not stopping.is_set():
+    if missing and required:
         raise StartError(
-            f"these admission policies or their bindings are missing or mean another user: {', '.join(missing)}; apply "
-            "manifests/, or set requirePolicies: false to run without them"
+            f"these admission policies or their bindings are missing, mean another user, or guard less than manifests/ "
+            f"does: {', '.join(missing)}; apply manifests/, or set requirePolicies: false to run without them"
         )
     if missing:
         log.warning("admission policies are missing", policies=missing)
 
 
-async def _installed_policies(
-    client: KubeClient, required: bool, stopping: asyncio.Event, log: FilteringBoundLogger
-) -> dict[str, bool]:
-    while not stopping.is_set():
+async def _installed_policies(client: KubeClient, required: bool, log: FilteringBoundLogger) -> dict[str, bool]:
+    while True:
         try:
             return await installed_policies(client, user=await client.who_am_i())
         except Unavailable as error:
             log.warning("the API server doesn't answer; trying again", detail=str(error))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(error.retry_after_seconds or _RETRY_SECONDS):
-                    await stopping.wait()
+            await asyncio.sleep(min(error.retry_after_seconds or _RETRY_SECONDS, RETRY_AFTER_CAP_SECONDS))
         except ApiError as error:
             if required:
                 raise StartError(f"the admission policies can't be read: {error}") from error
             log.warning("the admission policies can't be read", detail=str(error))
-            break
-    return dict.fromkeys(POLICIES, False)
+            return dict.fromkeys(POLICIES, False)

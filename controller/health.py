@@ -21,6 +21,11 @@ class Watching(Protocol):
         ...
 
     @property
+    def refused(self) -> bool:
+        """The API server's last answer was 403."""
+        ...
+
+    @property
     def last_progress(self) -> float:
         """When the API server was last heard."""
         ...
@@ -49,6 +54,10 @@ class Health:
             return "the first list is not done"
         age = self.watch_age_seconds()
         return f"nothing heard from the API server for {age:.0f} s" if age > NOT_READY_SECONDS else None
+
+    def refused(self) -> int:
+        """How many watches the API server refuses; they are tried again, and the others go on."""
+        return sum(reflector.refused for reflector in self._reflectors)
 
     def watch_age_seconds(self) -> float:
         """Since the API server was last heard, longest of all watches."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import email.utils
+import hashlib
 import ipaddress
 import socket
 import ssl
 import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,10 @@ _KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_INTERVAL_SECONDS, _KEEPALIVE_PROBES = 15, 5,
 
 class Unreachable(Exception):
     """No complete answer: connect, TLS, reset, timeout, or more bytes than allowed. Holds no URL, body or header."""
+
+
+class TlsFilesUnfit(Unreachable):
+    """Nothing was sent: our own files for TLS are missing, or aren't what they should be."""
 
 
 class Stream(Protocol):
@@ -56,8 +61,8 @@ class Reply:
     """A complete answer."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 async def fetch(
@@ -105,30 +110,63 @@ def http_date(value: str | None) -> float | None:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=dt.UTC)).timestamp()
 
 
-def is_safe_url(url: str) -> bool:
-    """Whether a credential may be sent there: it is https, or never leaves the machine."""
+def is_endpoint(url: str) -> bool:
+    """Whether it is an http or https URL of host, port and path alone, so that a path can be put behind it."""
     try:
         parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
+        host, _ = parts.hostname, parts.port
     except ValueError:
         return False
-    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)))
+    bare = parts.username is None and parts.password is None and not parts.query and not parts.fragment
+    return parts.scheme in ("http", "https") and bool(host) and bare
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether a credential may be sent there: it is https, or never leaves the machine."""
+    scheme, host = _scheme_and_host(url)
+    return bool(host) and (scheme == "https" or (scheme == "http" and is_loopback(url)))
+
+
+def is_ca_file(path: Path) -> bool:
+    """Whether a file holds certificates in PEM; one that isn't there could."""
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except FileNotFoundError:
+        return True
+    except OSError:  # ssl.SSLError too
+        return False
+    return True
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the host is this machine; never through a proxy."""
+    _, host = _scheme_and_host(url)
+    address = _address(host)
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def is_link_local(url: str) -> bool:
     """Whether the host is an address that only the node answers at, as metadata servers have; never through a proxy."""
-    try:
-        address = ipaddress.ip_address(urllib.parse.urlsplit(url).hostname or "")
-    except ValueError:
-        return False
-    return address.is_link_local or address in _EC2_NETWORK
+    _, host = _scheme_and_host(url)
+    address = _address(host)
+    return address is not None and (address.is_link_local or address in _EC2_NETWORK)
 
 
-def _is_loopback(host: str) -> bool:
+def _scheme_and_host(url: str) -> tuple[str, str]:
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme, parts.hostname or ""
     except ValueError:
-        return False
+        return "", ""
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None of a name. An IPv4 address that is written as IPv6 is what it stands for."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 class AiohttpTransport:
@@ -153,44 +191,70 @@ class AiohttpTransport:
         self._proxy = proxy
         self._connections = connections
         self._session: aiohttp.ClientSession | None = None
-        self._session_for: tuple[int, int] | None = None
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._session_for = b""
+        """The digest of the CA file that the session trusts."""
+        self._ca_seen: tuple[tuple[int, int, int] | None, bytes] = (None, b"")
+        """Of the CA file: what shows that it was written, and the digest of what was in it then."""
+        self._uses: dict[aiohttp.ClientSession, int] = {}
+        """Requests under way, by session: one that a newer bundle replaced ends with the last of its own."""
 
     @asynccontextmanager
     async def open(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[Stream]:
         """See Transport."""
-        try:
-            response = await self._current_session().request(
-                method, url, headers=headers, data=body, allow_redirects=False, proxy=self._proxy_for(url)
-            )
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            # The vendor's text can hold the URL and with it what was asked for; its class says enough.
-            raise Unreachable(type(error).__name__) from error
-        async with response:
-            yield _AiohttpStream(response)
+        async with self._session_in_use() as session:
+            try:
+                response = await session.request(
+                    method, url, headers=headers, data=body, allow_redirects=False, proxy=self._proxy_for(url)
+                )
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                # The vendor's text can hold the URL and with it what was asked for; its class says enough.
+                raise Unreachable(type(error).__name__) from error
+            async with response:
+                yield _AiohttpStream(response)
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
-        for task in list(self._retiring):
-            await task
+        for session in list(self._uses):
+            await session.close()
 
     def _proxy_for(self, url: str) -> str | None:
-        return None if is_link_local(url) else self._proxy
+        # To these two plain HTTP is allowed, since it never leaves the machine; a proxy would carry it off.
+        return None if is_loopback(url) or is_link_local(url) else self._proxy
+
+    @asynccontextmanager
+    async def _session_in_use(self) -> AsyncIterator[aiohttp.ClientSession]:
+        session = self._current_session()
+        self._uses[session] += 1
+        try:
+            yield session
+        finally:
+            self._uses[session] -= 1
+            for over in [s for s, uses in self._uses.items() if uses == 0 and s is not self._session]:
+                del self._uses[over]
+                await over.close()
 
     def _current_session(self) -> aiohttp.ClientSession:
-        stat = self._ca_file.stat() if self._ca_file else None
-        version = (stat.st_mtime_ns, stat.st_ino) if stat else None
-        if self._session is None or version != self._session_for:
-            if self._session is not None:
-                retired = asyncio.create_task(self._session.close())
-                self._retiring.add(retired)
-                retired.add_done_callback(self._retiring.discard)
-            self._session, self._session_for = self._new_session(), version
+        try:
+            return self._session_of_files()
+        except OSError as error:  # ssl.SSLError too
+            raise TlsFilesUnfit(type(error).__name__) from error
+
+    def _session_of_files(self) -> aiohttp.ClientSession:
+        digest = self._ca_digest(self._ca_file) if self._ca_file else b""
+        if self._session is None or digest != self._session_for:
+            self._session, self._session_for = self._new_session(), digest
+            self._uses[self._session] = 0
         return self._session
+
+    def _ca_digest(self, file: Path) -> bytes:
+        # A kubelet writes ca.crt anew whenever it rotates the token beside it; only another content is another CA.
+        stat = file.stat()
+        written = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if self._ca_seen[0] != written:
+            self._ca_seen = (written, hashlib.sha256(file.read_bytes()).digest())
+        return self._ca_seen[1]
 
     def _new_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(

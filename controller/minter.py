@@ -29,8 +29,9 @@ REMEMBERED = 10_000
 """Tokens, and failures, that are remembered at most; past that the longest unused is forgotten and minted anew."""
 
 _FAILURE_KEPT_SECONDS = 1800.0
-_OUR_OWN = frozenset({Problem.PROOF_MISSING, Problem.PROOF_UNFIT, Problem.UNEXPECTED})
+_OUR_OWN = frozenset({Problem.PROOF_MISSING, Problem.PROOF_UNFIT, Problem.CA_FILE_UNFIT, Problem.UNEXPECTED})
 _CIRCUIT_FAILURES = 20
+_CIRCUIT_KEYS = 3
 _CIRCUIT_PROBE_SECONDS = (10.0, 30.0)
 _BURST_SECONDS = 2.0
 """The rate limit lets this many seconds' worth of mints through at once."""
@@ -103,12 +104,16 @@ class _Flight(Generic[A]):
 class Circuit:
     """Stops asking a provider that fails for everyone: opens after 20 failures in a row that are the provider's own.
 
+    They have to be of three mint keys: one that fails alone is bounded by its own back-off, and holds up nobody else.
+
     While it is open one flight probes every 10 to 30 s; any answer of the provider closes it, a refusal too.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._failures = 0
+        self._failing: set[Hashable] = set()
+        """Of the keys that failed since the last success a few: one alone may be at fault itself."""
         self.opens_again_at: float | None = None
 
     @property
@@ -125,15 +130,18 @@ class Circuit:
         self.opens_again_at = self._next_probe(now)
         return True
 
-    def note(self, problem: Problem | None, now: float) -> None:
+    def note(self, key: Hashable, problem: Problem | None, now: float) -> None:
         """Count an outcome; None is a success. What went wrong on our side says nothing about the provider."""
         if problem in _OUR_OWN:
             return
         if problem is None or not problem.providers_fault:
             self._failures, self.opens_again_at = 0, None
+            self._failing.clear()
             return
         self._failures += 1
-        if self._failures >= _CIRCUIT_FAILURES:
+        if len(self._failing) < _CIRCUIT_KEYS:
+            self._failing.add(key)
+        if self._failures >= _CIRCUIT_FAILURES and len(self._failing) >= _CIRCUIT_KEYS:
             self.opens_again_at = self._next_probe(now)
 
     def _next_probe(self, now: float) -> float:
@@ -153,6 +161,7 @@ class Minter(Generic[A]):
         now: Callable[[], float],
         wake: Callable[[A], None],
         mints_per_second: float,
+        mint_seconds: float,
         concurrency: int,
         telemetry: Telemetry,
         log: FilteringBoundLogger,
@@ -164,6 +173,7 @@ class Minter(Generic[A]):
         self._wake = wake
         self._slots = asyncio.Semaphore(concurrency)
         self._rate = _Rate(mints_per_second)
+        self._mint_seconds = mint_seconds
         self._telemetry = telemetry
         self._log = log.bind(provider=name)
         self._flights: dict[MintKey, _Flight[A]] = {}
@@ -229,13 +239,17 @@ class Minter(Generic[A]):
     async def _request(self, key: MintKey, valid_until: float | None) -> Token | Failed:
         started_at = self._now()
         try:
-            token = await self._provider.mint(key.identity, key.hosts)
+            async with asyncio.timeout(self._mint_seconds):
+                token = await self._provider.mint(key.identity, key.hosts)
         except MintError as error:
             return self._failed(key, error, started_at, valid_until)
+        except TimeoutError:
+            late = MintError(Problem.ISSUER_UNAVAILABLE, f"no token within {self._mint_seconds:g} s")
+            return self._failed(key, late, started_at, valid_until)
         except Exception as error:
             self._log.error("minting failed in a way that the provider doesn't know", error=where(error))
             return self._failed(key, MintError(Problem.UNEXPECTED, type(error).__name__), started_at, valid_until)
-        self.circuit.note(None, self._now())
+        self.circuit.note(key, None, self._now())
         self._failures.pop(key, None)
         self._tokens[key] = _Minted(token, started_at)
         self._telemetry.minted(self._name, None, self._now() - started_at)
@@ -248,7 +262,7 @@ class Minter(Generic[A]):
         attempt = before.attempt + 1 if before else 1
         failure = _Failure(error, started_at, failed_at=now, attempt=attempt, spread_by=str(key))
         self._failures[key] = failure
-        self.circuit.note(error.problem, now)
+        self.circuit.note(key, error.problem, now)
         self._telemetry.minted(self._name, error.problem, now - started_at)
         retry = failure.retry_at(valid_until)
         self._log.warning(

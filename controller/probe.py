@@ -4,7 +4,10 @@ The OCI distribution protocol: GET /v2/ names the way in. `Basic` is tried on /v
 turns the credential into a registry token, which is then tried on /v2/. Without a scope: it is a login, not a pull.
 
 Only a refusal counts. A registry that doesn't answer, fails or throttles says nothing about the token, and an outage
-of the registry must not keep a Secret from its refresh.
+of the registry must not keep a Secret from its refresh; the log says that a token was handed on untried.
+
+The credential goes to the realm that the registry names, as it does with every client that pulls: a probe trusts the
+registries that are configured no less than the nodes do.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ import urllib.parse
 from dataclasses import dataclass
 
 import msgspec
+from structlog.typing import FilteringBoundLogger
 
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.http import Reply, is_safe_url
+from controller.http import Reply, is_link_local, is_loopback, is_safe_url
 from controller.providers.base import Provider, ProviderSettings, Tools, ask, read_json
 
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 class _RegistryToken(msgspec.Struct, frozen=True):
@@ -33,19 +37,28 @@ class _RegistryToken(msgspec.Struct, frozen=True):
 class Probed:
     """A provider whose tokens have passed every registry that they are for. Uses the provider's proxy and caFile."""
 
-    def __init__(self, provider: Provider, settings: ProviderSettings, tools: Tools) -> None:
+    def __init__(self, provider: Provider, settings: ProviderSettings, tools: Tools, log: FilteringBoundLogger) -> None:
         self._provider = provider
-        self._registries = settings.registries
         self._door = _Door(tools, settings.timeout_seconds)
+        self._log = log
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
-        """See Provider. `hosts` is empty where one token serves all registries of the provider."""
+        """See Provider. Those of `hosts` are tried, and no other registry of the provider."""
         token = await self._provider.mint(identity, hosts)
         async with asyncio.TaskGroup() as group:
-            logins = [group.create_task(self._door.refuses(host, token)) for host in hosts or self._registries]
+            logins = [group.create_task(self._refuses(host, token)) for host in hosts]
         if any(login.result() for login in logins):
             raise MintError(Problem.TOKEN_UNFIT, "the registry refuses the new token")
         return token
+
+    async def _refuses(self, registry: str, token: Token) -> bool:
+        try:
+            async with asyncio.timeout(self._door.timeout_seconds):
+                return not await self._door.admits(registry, token)
+        except (MintError, TimeoutError) as error:
+            detail = error.detail if isinstance(error, MintError) else "no answer in time"
+            self._log.warning("token handed on untried", registry=registry, detail=detail)
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +68,39 @@ class _Door:
     tools: Tools
     timeout_seconds: float
 
-    async def refuses(self, registry: str, token: Token) -> bool:
-        """Whether the registry says no to the token."""
+    async def admits(self, registry: str, token: Token) -> bool:
+        """Whether the registry takes the token. Raises MintError when it says neither yes nor no."""
         url = _v2(registry)
         basic = "Basic " + base64.b64encode(f"{token.username}:{token.password}".encode()).decode()
-        try:
-            async with asyncio.timeout(self.timeout_seconds):
-                challenge = (await self._get(url, None)).headers.get("WWW-Authenticate", "")
-                scheme, _, parameters = challenge.partition(" ")
-                if scheme.lower() == "basic":
-                    return _refused(await self._get(url, basic))
-                realm = _realm(dict(_CHALLENGE.findall(parameters))) if scheme.lower() == "bearer" else None
-                return realm is not None and await self._bearer_refused(url, realm, basic)
-        except (MintError, TimeoutError):
-            return False
-
-    async def _bearer_refused(self, url: str, realm: str, basic: str) -> bool:
-        reply = await self._get(realm, basic)
-        answer = read_json(reply, _RegistryToken)
-        bearer = (answer.token or answer.access_token) if answer and reply.status == 200 else ""
-        if not bearer or not bearer.isascii() or not bearer.isprintable():
-            return _refused(reply)
-        return _refused(await self._get(url, f"Bearer {bearer}"))
+        challenge = (await self._get(url, None)).headers.get("WWW-Authenticate", "")
+        scheme, _, parameters = challenge.partition(" ")
+        match scheme.lower():
+            case "basic":
+                return _admitted(await self._get(url, basic))
+            case "bearer":
+                # Of several challenges in one header the first counts.
+                realm = _realm(dict(reversed(_PARAMETER.findall(parameters))), url)
+                reply = await self._get(realm, basic)
+                return _admitted(reply) and _admitted(await self._get(url, f"Bearer {_registry_token(reply)}"))
+        raise MintError(Problem.ISSUER_MALFORMED, "the registry asks for no login that is known")
 
     async def _get(self, url: str, authorization: str | None) -> Reply:
         headers = {"Authorization": authorization} if authorization else {}
         return await ask(self.tools, "GET", url, headers=headers, body=None, timeout_seconds=self.timeout_seconds)
 
 
-def _refused(reply: Reply) -> bool:
-    return reply.status in (401, 403)
+def _admitted(reply: Reply) -> bool:
+    if reply.status not in (200, 401, 403):
+        raise MintError(Problem.ISSUER_UNAVAILABLE, f"HTTP {reply.status}")
+    return reply.status == 200
+
+
+def _registry_token(reply: Reply) -> str:
+    answer = read_json(reply, _RegistryToken)
+    token = answer.token or answer.access_token if answer else ""
+    if not token or not token.isascii() or not token.isprintable():
+        raise MintError(Problem.ISSUER_MALFORMED, "no registry token in the answer")
+    return token
 
 
 def _v2(registry: str) -> str:
@@ -94,10 +110,14 @@ def _v2(registry: str) -> str:
     return plain if is_safe_url(plain) else f"https://{host}/v2/"
 
 
-def _realm(parameters: dict[str, str]) -> str | None:
-    """Where the credential becomes a registry token; None where it must not be sent: not https, nor loopback."""
+def _realm(parameters: dict[str, str], registry: str) -> str:
+    """Where the credential becomes a registry token. Raises MintError where it must not be sent.
+
+    That is in the clear, and to this machine unless the registry is there too: nobody may make us speak to a neighbour.
+    """
     realm, service = parameters.get("realm", ""), parameters.get("service")
-    if not is_safe_url(realm):
-        return None
+    is_near = is_link_local(realm) or (is_loopback(realm) and not is_loopback(registry))
+    if is_near or not is_safe_url(realm):
+        raise MintError(Problem.ISSUER_MALFORMED, "the registry names a realm that the token isn't sent to")
     query = urllib.parse.urlencode({"service": service}) if service else ""
     return f"{realm}{'&' if '?' in realm else '?'}{query}" if query else realm

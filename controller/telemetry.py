@@ -31,6 +31,7 @@ MINT_PROBLEMS = (
     Problem.REQUEST_REFUSED,
     Problem.PROOF_MISSING,
     Problem.PROOF_UNFIT,
+    Problem.CA_FILE_UNFIT,
     Problem.TOKEN_UNFIT,
     Problem.ISSUER_THROTTLES,
     Problem.ISSUER_UNAVAILABLE,
@@ -105,6 +106,7 @@ class Telemetry:
         self._policy_installed = self._gauge(
             "policy_installed", "1 if the admission policy and its binding are there.", ("policy",)
         )
+        self._watch_refused = self._gauge("watch_refused", "Watches that the API server refuses: RBAC is missing.")
         self._watch_age = self._gauge("watch_age_seconds", "Since the API server was last heard, longest of all.")
         for provider in providers:
             for result in RESULTS:
@@ -149,9 +151,10 @@ class Telemetry:
         self._queue_depth.labels(provider).set_function(lambda: queue.depth)
         self._circuit_open.labels(provider).set_function(lambda: circuit.is_open)
 
-    def watch_age(self, seconds: Callable[[], float]) -> None:
-        """Read the age of the watch at every scrape."""
-        self._watch_age.set_function(seconds)
+    def watch_state(self, *, age_seconds: Callable[[], float], refused: Callable[[], int]) -> None:
+        """Read these at every scrape."""
+        self._watch_age.set_function(age_seconds)
+        self._watch_refused.set_function(refused)
 
     def watch_census(self, census: Callable[[], Census]) -> None:
         """Take a census of the claims at every scrape."""

@@ -129,14 +129,18 @@ class Writer:
 
     async def _catch_up(self, view: View) -> None:
         try:
-            self._observe(projection.project(await self._client.get_secret(view.secret.ref)))
+            observed = projection.project(await self._client.get_secret(view.secret.ref))
         except ApiError as error:
             raise self._failure(view, error) from error
+        if observed.resource_version == view.secret.resource_version:
+            # Not about the version, then, but say a webhook's; at once again would be for ever.
+            raise self._set_back(view, Pace.FAST)
+        self._observe(observed)
 
     def _failure(self, view: View, error: ApiError) -> NotWritten:
         match error:
-            case NotFound():  # deleted; the watch will say so
-                return NotWritten(next_at=None)
+            case NotFound():  # a deletion, of which the watch will tell and then forget the claim; or it is none
+                return self._set_back(view, Pace.FAST)
             case Forbidden() | Invalid():
                 self._log.warning("the API server refused a request", **names(view.key), detail=str(error))
                 return self._set_back(view, Pace.SLOW, problem=Problem.WRITE_REFUSED)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 PREFIX = "pull-secret-updater.chainguard.dev/"
 IDENTITY = PREFIX + "identity"
+MAX_HOSTS = 128
+"""Of one list; what comes behind is passed over, so that an annotation of 256 KiB is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ def render_instant(instant: float) -> str:
 
 
 def read_hosts(value: str | None) -> tuple[str, ...] | None:
-    """The entries of a comma-separated list as they stand, None for none."""
-    hosts = tuple(host.strip() for host in (value or "").split(",") if host.strip())
+    """The entries of a comma-separated list as they stand, MAX_HOSTS at most; None for none."""
+    hosts = tuple(host.strip() for host in (value or "").split(",", MAX_HOSTS)[:MAX_HOSTS] if host.strip())
     return hosts or None
 
 

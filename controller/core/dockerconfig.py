@@ -42,25 +42,28 @@ class DockerConfig:
 
     top: dict[str, msgspec.Raw]
     auths: dict[str, msgspec.Raw]
+    entries: dict[str, msgspec.Raw]
+    """Of `auths`, by normalised host."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """The normalised hosts that have an entry, sorted."""
-        return tuple(sorted({normalise(key) for key in self.auths}))
+        return tuple(sorted(self.entries))
 
     @property
     def plain(self) -> bool:
         """Nothing is in it but `auths`, with one canonical key per host."""
-        return self.top.keys() <= {"auths"} and all(key == canonical_key(normalise(key)) for key in self.auths)
+        return self.top.keys() <= {"auths"} and self.auths.keys() == set(map(canonical_key, self.entries))
 
 
-EMPTY = DockerConfig({}, {})
+EMPTY = DockerConfig({}, {}, {})
 
 
 def parse(content: bytes) -> DockerConfig:
     """Split a .dockerconfigjson. Empty, `null` and `auths: null` mean empty. Raises Unreadable."""
     top = _object(content)
-    return DockerConfig(top, _object(bytes(top["auths"])) if "auths" in top else {})
+    auths = _object(bytes(top["auths"])) if "auths" in top else {}
+    return DockerConfig(top, auths, {normalise(key): raw for key, raw in auths.items()})
 
 
 def normalise(key: str) -> str:
@@ -95,11 +98,7 @@ def credentials(config: DockerConfig, hosts: Collection[str]) -> dict[str, tuple
 
     One that the kubelet could not decode counts as ("", "").
     """
-    found: dict[str, tuple[str, str]] = {}
-    for key, raw in config.auths.items():
-        if (host := normalise(key)) in hosts:
-            found[host] = _credential(raw)
-    return found
+    return {host: _credential(config.entries[host]) for host in hosts if host in config.entries}
 
 
 def fingerprint(entries: Mapping[str, tuple[str, str]]) -> str:

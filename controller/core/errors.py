@@ -131,6 +131,11 @@ class Problem(enum.Enum):
         "what proves who the controller is has expired, is for another audience or is none; check tokenFile or key",
         Pace.SLOW,
     )
+    CA_FILE_UNFIT = (
+        "CaFileUnfit",
+        "the provider's caFile can't be read, or holds no certificate in PEM; check that it is mounted",
+        Pace.SLOW,
+    )
     TOKEN_UNFIT = (
         "TokenUnfit",
         "the issuer's token is expired or not for the wanted audience and identity; check the provider's configuration",

@@ -74,7 +74,7 @@ class ManagedSecret:
     readable: bool
     """.dockerconfigjson is absent or empty, or a JSON object, and so are its `auths`."""
     hosts: tuple[str, ...]
-    """The normalised registry hosts that have an entry, sorted."""
+    """The normalised registry hosts that have an entry, sorted; none where `plain` is false because of their number."""
     broken_hosts: tuple[str, ...]
     """Those of `hosts` whose entry is not a JSON object."""
     plain: bool

@@ -18,6 +18,8 @@ from controller.core.model import Claim, ManagedSecret, Ref
 
 SECRET_TYPE = "kubernetes.io/dockerconfigjson"  # noqa: S105 -- the type's name
 DATA_KEY = ".dockerconfigjson"
+MAX_HOSTS = 32
+"""What is kept of one Secret is bounded; one with more entries is simply read before it is written."""
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -104,16 +106,18 @@ def _observed(metadata: _Metadata, *, right_type: bool, immutable: bool, content
         config = dockerconfig.parse(content)
     except dockerconfig.Unreadable:
         config = None
+    broken = dockerconfig.broken_hosts(config) if config else ()
+    few = config is not None and len(config.entries) <= MAX_HOSTS
     secret = ManagedSecret(
         ref=ref,
         uid=metadata.uid,
         resource_version=metadata.resource_version,
         right_type=right_type,
         immutable=immutable,
-        readable=config is not None,
-        hosts=tuple(sys.intern(host) for host in config.hosts) if config else (),
-        broken_hosts=dockerconfig.broken_hosts(config) if config else (),
-        plain=config is not None and config.plain,
+        readable=config is not None and len(broken) <= MAX_HOSTS,
+        hosts=tuple(map(sys.intern, config.hosts)) if config and few else (),
+        broken_hosts=broken[:MAX_HOSTS],
+        plain=config is not None and few and config.plain,
         paused=ours.get("paused"),
         refresh=ours.get("refresh"),
         claims=tuple(_claim(name, ours, config) for name in names),

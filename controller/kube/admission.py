@@ -1,12 +1,13 @@
 """Whether the admission policies of manifests/ guard this cluster: who may use an identity, and what we may write.
 
-A policy counts as installed when it and its binding of the same name are there and do what they are for. What can't
-be read doesn't count.
+A policy counts as installed when it and its binding of the same name are there, are about every Secret, and have
+something to refuse; what each expression means is not judged. What can't be read doesn't count.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,12 +25,33 @@ _ACTIONS = {USE_IDENTITY: "Deny", OWN_WRITES: "Deny", OTHER_NAME: "Warn"}
 T = TypeVar("T")
 
 
-class _Condition(msgspec.Struct, frozen=True):
+class _Rule(msgspec.Struct, frozen=True, rename="camel"):
+    resources: list[str] = []
+    resource_names: list[str] = []
+    operations: list[str] = []
+
+    @property
+    def every_secret(self) -> bool:
+        """Whether each change of any Secret is looked at, as far as this rule goes."""
+        return "secrets" in self.resources and "UPDATE" in self.operations and not self.resource_names
+
+
+class _Constraints(msgspec.Struct, frozen=True, rename="camel"):
+    resource_rules: list[_Rule] = []
+    exclude_resource_rules: list[Any] = []
+    namespace_selector: dict[str, Any] = {}
+    object_selector: dict[str, Any] = {}
+
+
+class _Expression(msgspec.Struct, frozen=True):
     expression: str = ""
 
 
 class _PolicySpec(msgspec.Struct, frozen=True, rename="camel"):
-    match_conditions: list[_Condition] = []
+    failure_policy: str = "Fail"
+    match_constraints: _Constraints = _Constraints()
+    match_conditions: list[_Expression] = []
+    validations: list[_Expression] = []
 
 
 class _Policy(msgspec.Struct, frozen=True):
@@ -39,6 +61,8 @@ class _Policy(msgspec.Struct, frozen=True):
 class _BindingSpec(msgspec.Struct, frozen=True, rename="camel"):
     policy_name: str = ""
     validation_actions: list[str] = []
+    match_resources: dict[str, Any] | None = None
+    param_ref: dict[str, Any] | None = None
 
 
 class _Binding(msgspec.Struct, frozen=True):
@@ -53,11 +77,22 @@ async def installed_policies(client: KubeClient, *, user: str) -> dict[str, bool
 async def _installed(client: KubeClient, name: str, user: str) -> bool:
     policy = await _read(client, f"{_GROUP}/validatingadmissionpolicies/{name}", _Policy)
     binding = await _read(client, f"{_GROUP}/validatingadmissionpolicybindings/{name}", _Binding)
-    if policy is None or binding is None:
-        return False
-    if name == OWN_WRITES and not any(f"'{user}'" in each.expression for each in policy.spec.match_conditions):
-        return False
-    return binding.spec.policy_name == name and _ACTIONS[name] in binding.spec.validation_actions
+    return policy is not None and binding is not None and all(_demands(name, user, policy.spec, binding.spec))
+
+
+def _demands(name: str, user: str, policy: _PolicySpec, binding: _BindingSpec) -> Iterator[bool]:
+    constraints = policy.match_constraints
+    yield binding.policy_name == name
+    yield _ACTIONS[name] in binding.validation_actions
+    # Either could leave out some Secrets; manifests/ has neither.
+    yield binding.match_resources is None and binding.param_ref is None
+    yield any(rule.every_secret for rule in constraints.resource_rules)
+    yield not (constraints.exclude_resource_rules or constraints.namespace_selector or constraints.object_selector)
+    yield bool(policy.validations) and all(each.expression.strip() != "true" for each in policy.validations)
+    # Who only warns may as well warn less.
+    yield policy.failure_policy == "Fail" or name == OTHER_NAME
+    # About another user it would leave us free to write anything.
+    yield name != OWN_WRITES or any(f"'{user}'" in each.expression for each in policy.match_conditions)
 
 
 async def _read(client: KubeClient, path: str, kind: type[T]) -> T | None:

@@ -9,6 +9,7 @@ seen. The numbers are those of client-go's reflector, except where a comment say
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ class Listing:
     """Read the whole list: as of `not_older_than` or later, or the very latest where that is None."""
 
     not_older_than: str | None
+    resync: bool = False
+    """The list is the truth even where its versions are lower: the last one known was compacted away or is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ class Reflector:
         """The version after which an event could not be read; the second time there, the list is read instead."""
 
         self._backoff = Backoff(random)
-        self._busy_until = self._loop_time()
+        self._busy_until = math.inf
         """When the step under way ends at the latest. In loop time: setting the clock must not look like a stall."""
         self._last_progress = now()
 
@@ -168,11 +171,11 @@ class Reflector:
                 self._busy_until = self._loop_time() + seconds
                 await asyncio.sleep(seconds)
                 return then
-            case Listing(not_older_than):
+            case Listing(not_older_than, resync):
                 try:
-                    await self._list(not_older_than)
+                    await self._list(not_older_than, resync=resync)
                 except ApiError as error:
-                    return self._after_failed_list(error)
+                    return self._after_failed_list(error, resync=resync)
             case Watching():
                 try:
                     await self._watch()
@@ -180,7 +183,7 @@ class Reflector:
                     return self._after_failed_watch(error)
         return Watching()
 
-    async def _list(self, not_older_than: str | None) -> None:
+    async def _list(self, not_older_than: str | None, *, resync: bool) -> None:
         secrets: list[ManagedSecret] = []
         continue_token: str | None = None
         while True:
@@ -194,12 +197,11 @@ class Reflector:
                 break
         if not_older_than is not None and newer(not_older_than, page.resource_version):
             raise FutureVersion("list secrets: the list is older than was asked for")
-        rolled_back = self._version is not None and not_older_than is None
         self._version = page.resource_version
         self._listed = True
         self._heard()
         self._sink.replaced(
-            secrets, covers=self._selector.covers, resource_version=page.resource_version, rolled_back=rolled_back
+            secrets, covers=self._selector.covers, resource_version=page.resource_version, rolled_back=resync
         )
 
     def _asking(self, items: Sequence[msgspec.Raw]) -> list[ManagedSecret]:
@@ -269,15 +271,18 @@ class Reflector:
         if self._version is None or newer(version, self._version):
             self._version = version
 
-    def _after_failed_list(self, error: ApiError) -> State:
+    def _after_failed_list(self, error: ApiError, *, resync: bool) -> State:
         if isinstance(error, Forbidden):
             self._refused = self._listed = True
+            self._heard()
         seconds = self._wait_seconds(error)
         self._log.warning("the list of Secrets was not read", detail=str(error), retry_in_seconds=round(seconds, 1))
-        return Waiting(seconds, Listing(None))
+        return Waiting(seconds, Listing(None, resync or isinstance(error, Gone | FutureVersion)))
 
     def _after_failed_watch(self, error: ApiError) -> State:
         self._refused = isinstance(error, Forbidden)
+        if self._refused:
+            self._heard()
         if self._brought and not isinstance(error, _Unreadable):
             self._backoff.reset()
         seconds = self._wait_seconds(error)
@@ -305,7 +310,7 @@ class Reflector:
     def _relist(self, reason: RelistReason, not_older_than: str | None) -> Listing:
         self._on_relist(reason)
         self._log.info("the list of Secrets is read", reason=reason)
-        return Listing(not_older_than)
+        return Listing(not_older_than, resync=reason in ("future_version", "rejected"))
 
     def _wait_seconds(self, error: ApiError) -> float:
         return self._backoff.seconds(self._loop_time(), retry_after_seconds=error.retry_after_seconds)

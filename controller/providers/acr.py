@@ -24,7 +24,6 @@ metadata server's address), and they keep tokens and count lives of their own by
 
 from __future__ import annotations
 
-import os
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from controller.core.errors import MintError, Problem, StaleProof
 from controller.core.model import Token
 from controller.http import Reply
 from controller.providers.base import (
+    KeySource,
     ProviderSettings,
     Tools,
     Url,
@@ -45,10 +45,10 @@ from controller.providers.base import (
     make_token,
     needs_exactly,
     needs_node_address,
+    only_with,
     read_json,
     refusal,
     refusal_detail,
-    secret_file,
     with_proof,
 )
 
@@ -96,6 +96,12 @@ _PARTS: Mapping[_Kind, frozenset[str]] = {
     "clientSecret": frozenset({"clientId"}),
 }
 """What each kind of credentials is made of, beside a tenant and the secret itself."""
+_ONLY_WITH: Mapping[str, frozenset[_Kind]] = {
+    "audience": frozenset({"workloadIdentity"}),
+    "authority": frozenset({"workloadIdentity", "clientSecret"}),
+    "metadata_endpoint": frozenset({"managedIdentity"}),
+}
+"""Which kinds a setting has a meaning for."""
 
 
 class AcrSettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
@@ -310,6 +316,7 @@ def _is(claim: object, wanted: str) -> bool:
 def _unfit_parts(settings: AcrSettings) -> Iterator[str]:
     kind = settings.credentials
     yield from needs_exactly(kind, _PARTS[kind], {"tokenFile": settings.token_file, "clientId": settings.client_id})
+    yield from only_with(settings, kind, _ONLY_WITH)
     secrets = (settings.client_secret_file, settings.client_secret_variable)
     if kind != "clientSecret":
         if secrets != (None, None):
@@ -323,9 +330,5 @@ def _unfit_parts(settings: AcrSettings) -> Iterator[str]:
 
 def _secret(settings: AcrSettings) -> str:
     """The client secret as it is now. Raises MintError."""
-    if settings.client_secret_file is not None:
-        return secret_file(settings.client_secret_file)
-    secret = os.environ.get(settings.client_secret_variable or "", "").strip()
-    if not secret:
-        raise MintError(Problem.PROOF_MISSING, "the configured environment variable is empty")
-    return secret
+    source = KeySource(env=settings.client_secret_variable, file=settings.client_secret_file)
+    return source.read() or ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
@@ -16,10 +17,12 @@ from controller.core.errors import MintError, Problem, StaleProof
 from controller.core.model import Token
 from controller.http import (
     Reply,
+    TlsFilesUnfit,
     Transport,
     Unreachable,
     fetch,
     http_date,
+    is_endpoint,
     is_link_local,
     is_safe_url,
     retry_after_seconds,
@@ -33,6 +36,7 @@ _MAX_SECRET_BYTES = 64 * 1024
 _CLOCKS_APART_SECONDS = 60.0
 """From here on a difference between the issuer's clock and ours is worth a word in the log."""
 
+NO_ENDPOINT = "must be an http or https URL of scheme, host and path alone"
 URL = msgspec.Meta(extra={"url": True})
 Url = Annotated[str, URL]
 """An endpoint: the configuration is refused unless it is https, or its host loopback."""
@@ -52,10 +56,13 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     """Path of the token that proves who the controller is; read anew for every request."""
     ca_file: str | None = None
     """Path of a PEM bundle that the issuer is verified against, instead of the system's."""
-    proxy: Url | None = None
-    """URL of a proxy; the environment's is never used."""
+    proxy: str | None = None
+    """URL of a proxy, http as well: it passes TLS on unread, and plain requests never go through it.
+
+    The environment's is never used.
+    """
     timeout_seconds: float = 10.0
-    """For one whole request."""
+    """For one whole request. A token may take several, and has three times as long in all."""
     default_lifetime: Seconds | None = None
     """Counts where the issuer gives no expiry; without it such a token is refused."""
     probe: bool = False
@@ -141,13 +148,15 @@ async def ask(
             total_seconds=timeout_seconds,
             max_bytes=max_bytes or MAX_ANSWER_BYTES,
         )
+    except TlsFilesUnfit as error:
+        raise MintError(Problem.CA_FILE_UNFIT, str(error)) from None
     except Unreachable as error:
         raise MintError(Problem.ISSUER_UNAVAILABLE, str(error)) from None
 
 
 def needs_token_file(settings: ProviderSettings) -> Iterator[str]:
     """The problem of settings whose only proof would be the projected token, and that name none."""
-    if not settings.token_file:
+    if settings.token_file is None:
         yield "tokenFile: must be the path of the token that proves who the controller is"
 
 
@@ -160,9 +169,25 @@ def needs_exactly(credentials: str, wanted: Collection[str], configured: Mapping
             yield f"{key}: is not used for credentials {credentials}; remove it"
 
 
+def needs_unset(settings: ProviderSettings, names: Collection[str], because: str) -> Iterator[str]:
+    """The problem of each of these fields that is set: it would do nothing in silence."""
+    unset = type(settings)(type=settings.type)
+    for field in msgspec.structs.fields(settings):
+        if field.name in names and getattr(settings, field.name) != getattr(unset, field.name):
+            yield f"{field.encode_name}: has no meaning with {because}"
+
+
+def only_with(settings: ProviderSettings, kind: str, table: Mapping[str, Collection[str]]) -> Iterator[str]:
+    """The problem of each field that is set though `table` has it for other kinds of credentials."""
+    names = [name for name, kinds in table.items() if kind not in kinds]
+    yield from needs_unset(settings, names, f"credentials: {kind}")
+
+
 def needs_node_address(key: str, url: str) -> Iterator[str]:
     """The problem of a metadata server's URL in plain HTTP that leaves the node: whoever answers there is believed."""
-    if not is_link_local(url) and not is_safe_url(url):
+    if not is_endpoint(url):
+        yield f"{key}: {NO_ENDPOINT}"
+    elif not is_link_local(url) and not is_safe_url(url):
         yield f"{key}: must be https, unless its host is a link-local or loopback address"
 
 
@@ -178,9 +203,10 @@ async def with_proof(read: Callable[[], Awaitable[P]], attempt: Callable[[P], Aw
         return await attempt(newer)
 
 
-def secret_file(path: str) -> str:
+def secret_file(path: str, *, lines: bool = False) -> str:
     """The key in a mounted file, without white space around it. Raises MintError.
 
+    One line, unless it is PEM or JSON: `lines`.
     Read for every use, so that a rotated Secret needs no restart; in place, since a thread costs more than the read.
     """
     try:
@@ -189,7 +215,8 @@ def secret_file(path: str) -> str:
     except OSError as error:
         raise MintError(Problem.PROOF_MISSING, type(error).__name__) from error
     text = content.decode("ascii", errors="replace").strip()
-    if not text or not text.isascii() or len(content) > _MAX_SECRET_BYTES:
+    fits = text.isascii() and (lines or text.isprintable()) and len(content) <= _MAX_SECRET_BYTES
+    if not text or not fits:
         raise MintError(Problem.PROOF_UNFIT, "the file holds no key")
     return text
 
@@ -309,10 +336,11 @@ def lifetime_seconds(value: object) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf"):
-        return float(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and value.isascii() and value.isdigit()):
+        with suppress(OverflowError):
+            if math.isfinite(seconds := float(value)):  # type: ignore[arg-type]  # narrowed by is_number
+                return seconds
     raise MintError(Problem.ISSUER_MALFORMED, "a life that is no number of seconds")
 
 

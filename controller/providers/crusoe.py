@@ -10,8 +10,8 @@ Response  200 {"token": opaque}, and nothing else. The docker user is the user's
 Lifetime  what was asked for, by the issuer's clock.
 Errors    {"code": "401", "message": "bad_credential"}, by status; 401 also where the clocks are too far apart.
 
-With an alias, tokens of that alias are listed now and then, and those that no Secret holds any more are deleted:
-GET and DELETE <apiUrl>/users/limited-usage-api-key.
+With an alias, tokens of that alias are listed now and then, and those are deleted that have expired, or that every
+Secret should have replaced while this process ran: GET and DELETE <apiUrl>/users/limited-usage-api-key.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import contextlib
 import datetime as dt
 import hashlib
 import hmac
+import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
@@ -39,7 +40,9 @@ from controller.providers.base import (
     Tools,
     Url,
     ask,
+    is_username,
     make_token,
+    needs_unset,
     read_json,
     refusal,
     refusal_detail,
@@ -51,7 +54,7 @@ IDENTITY = r"[^@\s]+@[^@\s]+"
 """The e-mail of a user."""
 
 CLEANUP_SECONDS = 5.0
-"""For one clean-up; it comes after the mint, so this is how much later a token can be for it."""
+"""For one clean-up, and `timeoutSeconds` at most; it comes after the mint, so the token can be so much later."""
 CLEANUP_EVERY_SECONDS = 3600.0
 CLEANUP_DELETIONS = 20
 """In one clean-up at the most; what is left waits for the next."""
@@ -59,8 +62,8 @@ MARGIN_SECONDS = 3600.0
 """A token is left alone for so long after the last Secret should have replaced it."""
 
 _KEYS_PATH = "/users/limited-usage-api-key"
-_LIST_BYTES = 1024 * 1024
-"""The list has no pages, and holds expired tokens too."""
+_LIST_BYTES = 8 * 1024 * 1024
+"""The list has no pages, and holds expired tokens too: some 250 bytes each."""
 
 
 class CrusoeSettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
@@ -113,20 +116,21 @@ class Crusoe:
     @staticmethod
     def problems(settings: CrusoeSettings) -> Iterator[str]:
         """See ProviderType."""
-        if not settings.user:
+        if not re.fullmatch(IDENTITY, settings.user) or not is_username(settings.user):
             yield "user: must be the e-mail of the user whose key it is"
         yield from settings.access_key.problems("accessKey")
         yield from settings.secret_key.problems("secretKey")
         if settings.lifetime <= 0:
             yield "lifetime: must be more than 0"
-        if settings.alias == "":
-            yield "alias: must be unique to this cluster, or be left out"
+        yield from needs_unset(settings, ("token_file", "default_lifetime"), "type: crusoe")
 
     def __init__(self, name: str, settings: CrusoeSettings, tools: Tools) -> None:
         self._name = name
         self._settings = settings
         self._tools = tools
-        self._next_cleanup_at = 0.0
+        self._started_at = tools.now()
+        # After a start Secrets may hold tokens that were due long ago; each gets another first.
+        self._next_cleanup_at = self._started_at + CLEANUP_EVERY_SECONDS
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider."""
@@ -139,10 +143,7 @@ class Crusoe:
         return token
 
     async def _key(self) -> Key:
-        key = Key(self._settings.access_key.read() or "", self._settings.secret_key.read() or "")
-        if not key.access.isprintable() or " " in key.access:
-            raise MintError(Problem.PROOF_UNFIT, "the access key is none")
-        return key
+        return Key(self._settings.access_key.read() or "", self._settings.secret_key.read() or "")
 
     async def _create(self, key: Key) -> Token:
         asked_at = self._tools.now()
@@ -170,12 +171,12 @@ class Crusoe:
     async def _clean_up(self, alias: str) -> MintError | None:
         """Delete what is old, or say why not. Never fails: a token has been minted, and that counts."""
         try:
-            async with asyncio.timeout(CLEANUP_SECONDS):
+            async with asyncio.timeout(min(CLEANUP_SECONDS, self._settings.timeout_seconds)):
                 await self._delete_old(alias)
         except MintError as error:
             return error
         except TimeoutError:
-            return MintError(Problem.ISSUER_UNAVAILABLE, f"the clean-up took longer than {CLEANUP_SECONDS:g} s")
+            return MintError(Problem.ISSUER_UNAVAILABLE, "the clean-up took too long")
         return None
 
     async def _delete_old(self, alias: str) -> None:
@@ -191,7 +192,10 @@ class Crusoe:
                 await self._ask("DELETE", _KEYS_PATH, key, query={"key_id": key_id})
 
     def _is_old(self, item: _Listed, alias: str, now: float) -> bool:
-        """Ours, and over, or so old that every Secret has had another for an hour. What isn't sure is left alone."""
+        """Ours, and over, or made since our start and so old that every Secret has had another for an hour.
+
+        What isn't sure is left alone.
+        """
         if item.alias != alias or item.usage != "registry":
             return False
         try:
@@ -201,7 +205,7 @@ class Crusoe:
         if created_at is None or expires_at is None:
             return False
         replaced_at = created_at + self._tools.refreshed_by_share * (expires_at - created_at)
-        return now >= expires_at or now > replaced_at + MARGIN_SECONDS
+        return now >= expires_at or (created_at >= self._started_at and now > replaced_at + MARGIN_SECONDS)
 
     async def _ask(
         self,

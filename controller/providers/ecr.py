@@ -36,6 +36,7 @@ from controller.providers.base import (
     needs_extra,
     needs_node_address,
     needs_token_file,
+    only_with,
     read_json,
     with_proof,
 )
@@ -65,6 +66,7 @@ _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _SESSION_NAME = re.compile(r"[A-Za-z0-9_+=,.@-]{2,64}")
 _EXTERNAL_ID = re.compile(r"[A-Za-z0-9_+=,.@:/-]{2,1224}")
 
+_PASSWORD_SECONDS = 12 * 3600
 _SECONDS = (900, 43200)
 _CHAINED_SECONDS = 3600
 """A session that another session asked for ends after an hour at most."""
@@ -79,7 +81,7 @@ _ONLY_WITH = {
     "secret_access_key": ("static",),
     "session_token": ("static",),
 }
-"""Which `credentials` a setting has a meaning for; with others it would do nothing in silence."""
+"""Which `credentials` a setting has a meaning for."""
 
 
 class EcrSettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
@@ -212,6 +214,9 @@ class Ecr:
             password=password,
             asked_at=asked_at,
             reply=reply,
+            lifetimes_seconds=(
+                self._settings.duration_seconds if self._settings.ends_with_session else _PASSWORD_SECONDS,
+            ),
             expiries=(given.expires_at, session.expires_at if self._settings.ends_with_session else None),
             default_lifetime_seconds=self._settings.default_lifetime,
         )
@@ -259,11 +264,7 @@ def _place(registry: str) -> re.Match[str] | None:
 
 def _proof_problems(settings: EcrSettings) -> Iterator[str]:
     kind = settings.credentials
-    unset = msgspec.structs.asdict(EcrSettings(type=settings.type))
-    for field in msgspec.structs.fields(settings):
-        kinds = _ONLY_WITH.get(field.name, (kind,))
-        if kind not in kinds and getattr(settings, field.name) != unset[field.name]:
-            yield f"{field.encode_name}: has no meaning with credentials: {kind}"
+    yield from only_with(settings, kind, _ONLY_WITH)
     if kind == "static":
         yield from settings.access_key_id.problems("accessKeyId")
         yield from settings.secret_access_key.problems("secretAccessKey")

@@ -30,6 +30,7 @@ from controller.providers.base import (
     ask,
     make_token,
     needs_extra,
+    needs_unset,
     read_json,
     refusal,
     refusal_detail,
@@ -82,6 +83,7 @@ class GithubApp:
             yield "appId: must be the id or client id of the GitHub App"
         if not settings.private_key_file:
             yield "privateKeyFile: must be the path of the App's private key, which proves who the controller is"
+        yield from needs_unset(settings, ("token_file",), "type: github-app")
         with needs_extra("github"):
             import jwt  # noqa: F401, PLC0415 -- only when configured
 
@@ -98,7 +100,7 @@ class GithubApp:
         return await with_proof(self._key, lambda key: self._create(identity, key))
 
     async def _key(self) -> str:
-        return secret_file(self._settings.private_key_file)
+        return secret_file(self._settings.private_key_file, lines=True)
 
     async def _create(self, installation: str, key: str) -> Token:
         # Reading an RSA key takes tens of milliseconds, in which nothing else would be done.
@@ -129,7 +131,7 @@ class GithubApp:
         }
         try:
             return self._jwt.encode(claims, key, algorithm="RS256")
-        except (ValueError, TypeError, self._jwt.PyJWTError):  # their texts may quote the key
+        except Exception:  # a public key fails with AttributeError; and the vendor's text could quote the key
             raise MintError(Problem.PROOF_UNFIT, "privateKeyFile holds no RSA key in PEM") from None
 
     def _token(self, reply: Reply, asked_at: float) -> Token:
@@ -154,6 +156,8 @@ class GithubApp:
         match reply.status:
             case 401:
                 return StaleProof(refusal_detail(reply, self._tools))
+            case 429:
+                return self._throttled(reply)
             case 403 if reply.headers.get("x-ratelimit-remaining") == "0" or "Retry-After" in reply.headers:
                 return self._throttled(reply)
             case _:

@@ -45,6 +45,7 @@ from controller.providers.base import (
     needs_exactly,
     needs_extra,
     needs_node_address,
+    only_with,
     read_json,
     refusal,
     refusal_detail,
@@ -86,6 +87,8 @@ _PROBLEMS = {
     "slow_down": Problem.ISSUER_THROTTLES,
 }
 
+_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+
 _Kind = Literal["workloadIdentity", "externalAccount", "metadata", "serviceAccountKey"]
 _PARTS: Mapping[_Kind, frozenset[str]] = {
     "workloadIdentity": frozenset({"tokenFile", "workloadIdentityProvider"}),
@@ -94,6 +97,15 @@ _PARTS: Mapping[_Kind, frozenset[str]] = {
     "serviceAccountKey": frozenset({"credentialsFile"}),
 }
 """What each kind of credentials is made of: all of it must be configured, and nothing of another kind."""
+_ONLY_WITH: Mapping[str, frozenset[_Kind]] = {
+    "audience": frozenset({"workloadIdentity", "externalAccount"}),
+    "sts_endpoint": frozenset({"workloadIdentity", "externalAccount"}),
+    "metadata_endpoint": frozenset({"metadata"}),
+    "oauth2_endpoint": frozenset({"serviceAccountKey"}),
+    "iam_credentials_endpoint": frozenset({"workloadIdentity", "externalAccount", "metadata"}),
+    "lifetime": frozenset({"workloadIdentity", "externalAccount", "metadata"}),
+}
+"""Which kinds a setting has a meaning for."""
 
 
 class GoogleSettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
@@ -162,6 +174,9 @@ class _Key(msgspec.Struct, frozen=True):
     token_uri: str
     universe_domain: str = _UNIVERSE
 
+    def __repr__(self) -> str:
+        return "_Key(...)"
+
 
 class _ExternalAccount(msgspec.Struct, frozen=True):
     type: str
@@ -217,6 +232,8 @@ class Google:
         if not 1 <= settings.lifetime <= _LIFETIME_AT_MOST_SECONDS:
             yield "lifetime: must be at least 1s and at most 12h"
         yield from needs_node_address("metadataEndpoint", settings.metadata_endpoint)
+        if not _DNS_NAME.fullmatch(settings.universe_domain):
+            yield "universeDomain: must be a DNS name, such as googleapis.com"
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider. `hosts` don't matter: one token serves every registry of Google."""
@@ -311,7 +328,8 @@ class Google:
         answer = read_json(reply, _ImpersonatedToken)
         if answer is None:
             raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 of the impersonation without a token in JSON")
-        return _Granted(asked_at, reply, answer.access_token, expires_at=rfc3339(answer.expire_time))
+        life, expires_at = float(self._settings.lifetime), rfc3339(answer.expire_time)
+        return _Granted(asked_at, reply, answer.access_token, lifetime_seconds=life, expires_at=expires_at)
 
     async def _of_metadata(self, account: str, scope: str) -> _Granted:
         query = urllib.parse.urlencode({"scopes": scope})
@@ -368,6 +386,7 @@ def _unfit_parts(settings: GoogleSettings) -> Iterator[str]:
         "credentialsFile": settings.credentials_file,
     }
     yield from needs_exactly(settings.credentials, wanted, parts)
+    yield from only_with(settings, settings.credentials, _ONLY_WITH)
     if provider and not re.fullmatch(_WORKLOAD_IDENTITY_PROVIDER, provider):
         form = "projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>"
         yield f"workloadIdentityProvider: must be {form}"
@@ -427,7 +446,7 @@ def _external_account(settings: GoogleSettings) -> tuple[str, str | None]:
 
 def _read(settings: GoogleSettings, type_: type[F], fields: str) -> F:
     try:
-        return msgspec.json.decode(secret_file(settings.credentials_file or ""), type=type_)
+        return msgspec.json.decode(secret_file(settings.credentials_file or "", lines=True), type=type_)
     except (msgspec.DecodeError, RecursionError):
         raise MintError(Problem.PROOF_UNFIT, f"must be a JSON object with {fields}") from None
 

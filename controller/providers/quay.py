@@ -14,11 +14,12 @@ Errors    401 {"error": text}: the token isn't from a trusted issuer and subject
 from __future__ import annotations
 
 import base64
+import re
 from typing import ClassVar
 
 import msgspec
 
-from controller.core.dockerconfig import jwt_instant
+from controller.core.dockerconfig import jwt_claim, jwt_instant
 from controller.core.errors import MintError, Problem, StaleProof
 from controller.core.model import Token
 from controller.http import Reply
@@ -91,7 +92,7 @@ class Quay:
         answer = read_json(reply, _RobotToken)
         if answer is None:
             raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without a token in JSON")
-        return make_token(
+        token = make_token(
             self._tools,
             provider=self._name,
             username=robot,
@@ -102,6 +103,10 @@ class Quay:
             expiries=(jwt_instant(answer.token, "exp"),),
             default_lifetime_seconds=self._settings.default_lifetime,
         )
+        whose = jwt_claim(answer.token, "sub")
+        if isinstance(whose, str) and re.fullmatch(IDENTITY, whose) and whose != robot:
+            raise MintError(Problem.TOKEN_UNFIT, "for another robot")
+        return token
 
     def _error(self, reply: Reply) -> MintError:
         match reply.status:

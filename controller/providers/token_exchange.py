@@ -46,6 +46,7 @@ IDENTITY = "{identity}"
 """Stands for the identity in `tokenUrl`, `parameters` and `username`."""
 
 _RESERVED = frozenset({"grant_type", "subject_token", "subject_token_type"})
+_SECRETS = frozenset({"client_secret", "client_assertion", "password"})
 _PATH_SEGMENT = re.compile(r"[^/]+")
 _PROBLEMS = {
     "invalid_request": Problem.REQUEST_REFUSED,
@@ -87,6 +88,8 @@ class TokenExchangeSettings(ProviderSettings, frozen=True, kw_only=True, rename=
     """Or the field of the answer that holds it."""
     username_claim: str | None = None
     """Or the claim of the minted JWT that holds it; of a path only its last segment."""
+    identity_claim: str | None = None
+    """The claim of the minted JWT that must be the identity, or a path that ends in it; other tokens are refused."""
 
 
 class _Refused(msgspec.Struct, frozen=True):
@@ -111,10 +114,14 @@ class TokenExchange:
             yield "parameters: must send {identity}, or tokenUrl must: else every identity would get the same token"
         for name in sorted(_RESERVED & settings.parameters.keys()):
             yield f"parameters.{name}: is set by the controller"
+        for name in sorted(_SECRETS & settings.parameters.keys()):
+            yield f"parameters.{name}: is a secret, and this file is none; use clientSecretFile"
         if (settings.client_id is None) != (settings.client_secret_file is None):
             yield "clientId: needs clientSecretFile, and the other way round; a client id alone goes in parameters"
         if sum(bool(way) for way in (settings.username, settings.username_field, settings.username_claim)) != 1:
             yield "username: exactly one of username, usernameField and usernameClaim must say who the docker user is"
+        if settings.username and not is_username(settings.username):
+            yield "username: must be printable and without a colon"
 
     def __init__(self, name: str, settings: TokenExchangeSettings, tools: Tools) -> None:
         self._name = name
@@ -170,7 +177,7 @@ class TokenExchange:
         password = (answer or {}).get(self._settings.token_field)
         if answer is None or not isinstance(password, str):
             raise MintError(Problem.ISSUER_MALFORMED, f"HTTP {reply.status} without a token in JSON")
-        return make_token(
+        token = make_token(
             self._tools,
             provider=self._name,
             username=self._username(identity, answer, password),
@@ -181,6 +188,16 @@ class TokenExchange:
             expiries=(jwt_instant(password, "exp"),),
             default_lifetime_seconds=self._settings.default_lifetime,
         )
+        self._check(identity, password)
+        return token
+
+    def _check(self, identity: str, password: str) -> None:
+        """That a token is for this identity: a server ignores parameters that it doesn't know (RFC 8693 2.1)."""
+        if self._settings.identity_claim is None:
+            return
+        claim = jwt_claim(password, self._settings.identity_claim)
+        if not isinstance(claim, str) or not f"/{claim}".endswith(f"/{identity}"):
+            raise MintError(Problem.TOKEN_UNFIT, "for another identity")
 
     def _username(self, identity: str, answer: dict[str, Any], password: str) -> str:
         if self._settings.username is not None:
@@ -200,7 +217,7 @@ class TokenExchange:
     def _error(self, reply: Reply) -> MintError:
         answer = read_json(reply, _Refused)
         problem = _PROBLEMS.get(answer.error) if answer else None
-        if answer is None or problem is None:
+        if answer is None or problem is None or reply.status == 429 or reply.status >= 500:
             if reply.status == 401:
                 return StaleProof(refusal_detail(reply, self._tools))
             return refusal(reply, self._tools)

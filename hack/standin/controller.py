@@ -29,6 +29,8 @@ from hack.standin.cluster import Cluster
 from hack.standin.mounted import NAME, NAMESPACE, MountedTokens
 
 COMMAND = Path(sys.executable).with_name("pull-secret-updater")
+CONFIG = "/etc/pull-secret-updater/config.yaml"
+"""Where the Deployment of manifests/ has the configuration file."""
 READY_SECONDS = 20.0
 DRAIN_SECONDS = 15.0
 
@@ -68,10 +70,14 @@ class ControllerProcess:
         *,
         directory: Path,
         config: Mapping[str, Any],
-        args: tuple[str, ...] = (),
+        args: tuple[str, ...] = ("run", "--config", CONFIG),
+        env: Mapping[str, str] | None = None,
         in_cluster: bool = True,
     ) -> None:
-        """Start it, in a new `directory`, with `config` as its configuration file. Raises ClusterError."""
+        """Start it, in a new `directory`, with `config` as its configuration file. Raises ClusterError.
+
+        `args` and `env` are as a Pod has them; an address in them to serve at gives way to one of our own.
+        """
         directory.mkdir(parents=True)
         self.log_file = directory / "controller.log"
         self.scrapes: list[str] = []
@@ -80,8 +86,10 @@ class ControllerProcess:
         self._http = urllib3.PoolManager(retries=False)
         config_file = directory / "config.yaml"
         config_file.write_text(yaml.safe_dump(dict(config)))
-        environment = {"PATH": "/usr/bin:/bin"}
-        command = [str(COMMAND), "run", "--config", str(config_file), "--metrics-address", f"127.0.0.1:{self._port}"]
+        here = {CONFIG: str(config_file)}
+        environment = {"PATH": "/usr/bin:/bin", **{key: here.get(value, value) for key, value in (env or {}).items()}}
+        serve = ("--metrics-address", f"127.0.0.1:{self._port}")
+        command = [str(COMMAND), *(here.get(arg, arg) for arg in args), *serve]
         if in_cluster:
             host, port = cluster.address()
             environment["KUBERNETES_SERVICE_HOST"] = host
@@ -91,9 +99,7 @@ class ControllerProcess:
             command += ["--kubeconfig", str(cluster.service_account_kubeconfig(NAMESPACE, NAME))]
         # Nothing of our own environment gets in, as nothing gets into a Pod.
         clean = [shutil.which("env") or "/usr/bin/env", "-i", *(f"{key}={value}" for key, value in environment.items())]
-        self._process, _ = process.spawn(
-            [*clean, *command, *args], directory=directory, log=self.log_file, tethered=True
-        )
+        self._process, _ = process.spawn([*clean, *command], directory=directory, log=self.log_file, tethered=True)
 
     def __enter__(self) -> Self:
         return self

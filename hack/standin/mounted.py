@@ -21,7 +21,10 @@ ROTATION_SECONDS = 30
 
 
 class MountedTokens:
-    """The in-cluster directory (token, ca.crt, namespace) and the token for the issuer, replaced atomically."""
+    """The in-cluster directory (token, ca.crt, namespace) and the token for the issuer.
+
+    As a kubelet does it, every file is replaced whenever a token is, whether its content changed or not.
+    """
 
     def __init__(self, cluster: Cluster, directory: Path) -> None:
         self.service_account = directory / "serviceaccount"
@@ -30,8 +33,6 @@ class MountedTokens:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._rotate, name="mounted-tokens", daemon=True)
         self.service_account.mkdir(parents=True)
-        (self.service_account / "ca.crt").write_bytes(cluster.ca.read_bytes())
-        (self.service_account / "namespace").write_text(NAMESPACE)
 
     def __enter__(self) -> Self:
         """Both tokens are there when this returns. Raises ApiError."""
@@ -51,8 +52,14 @@ class MountedTokens:
                 self._write()
 
     def _write(self) -> None:
-        for path, audience in ((self.service_account / "token", None), (self.oidc_token, AUDIENCE)):
+        files = {
+            self.service_account / "token": self._cluster.service_account_token(NAMESPACE, NAME),
+            self.service_account / "ca.crt": self._cluster.ca.read_text(),
+            self.service_account / "namespace": NAMESPACE,
+            self.oidc_token: self._cluster.service_account_token(NAMESPACE, NAME, audience=AUDIENCE),
+        }
+        for path, content in files.items():
             new = path.with_suffix(".new")
             new.touch(mode=0o600)
-            new.write_text(self._cluster.service_account_token(NAMESPACE, NAME, audience=audience))
+            new.write_text(content)
             new.replace(path)

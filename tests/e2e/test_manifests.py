@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 from controller import config
 from hack.standin.api import Api, ApiError
 from tests.e2e.support.cluster import Cluster
+from tests.e2e.support.installed import overlay
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 POLICIES = ["pull-secret-updater-use-identity", "pull-secret-updater-own-writes", "pull-secret-updater-other-name"]
@@ -25,16 +25,6 @@ Rule = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 def render(cluster: Cluster, directory: Path) -> list[Object]:
     return list(yaml.safe_load_all(cluster.kubectl("kustomize", str(directory)).stdout))
-
-
-def overlay(tmp_path: Path, component: str) -> Path:
-    """Exactly what the component's own first comment tells to write, beside a copy of manifests/."""
-    shutil.copytree(MANIFESTS, tmp_path / "manifests")
-    text = (MANIFESTS / "components" / component / "kustomization.yaml").read_text()
-    directory = tmp_path / "overlay"
-    directory.mkdir()
-    (directory / "kustomization.yaml").write_text("\n".join(re.findall(r"^#   (\w+: .*)$", text, flags=re.MULTILINE)))
-    return directory
 
 
 def pick(objects: list[Object], kind: str, name: str | None = None) -> Object:

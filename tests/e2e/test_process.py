@@ -1,6 +1,8 @@
 """The command itself: starting, ending, its endpoints, its files."""
 
+import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import Tenant, eventually
 
 Start = Callable[..., ControllerProcess]
+RECOVERY_SECONDS = 2
 RESULTS = ("written", "unchanged", "conflict", "failed", "refused")
 REASONS = ("new", "identity", "edited", "requested", "scheduled", "expired")
 PLAIN_SERIES = (
@@ -111,6 +114,21 @@ def test_without_its_policies_it_does_not_start_and_says_which_are_missing(
         installed.install(cluster, manifests)
 
 
+def test_where_the_binding_of_a_policy_leaves_out_namespaces_it_does_not_start(
+    controller: Start, cluster: Cluster, manifests: str
+) -> None:
+    binding = ("validatingadmissionpolicybinding", "pull-secret-updater-use-identity")
+    some = {"spec": {"matchResources": {"namespaceSelector": {"matchLabels": {"no": "namespace"}}}}}
+    cluster.kubectl("patch", *binding, "--type=merge", "-p", json.dumps(some))
+    try:
+        starting = controller(ready=False)
+        assert starting.wait(timeout=20) != 0
+        assert "pull-secret-updater-use-identity" in starting.log()
+    finally:
+        cluster.kubectl("delete", *binding)  # `apply` leaves what it didn't put there
+        installed.install(cluster, manifests)
+
+
 def test_where_no_policy_is_installed_an_opaque_secret_is_told_by_an_event(
     controller: Start, cluster: Cluster, manifests: str, tenants: Callable[[], Tenant]
 ) -> None:
@@ -124,8 +142,9 @@ def test_where_no_policy_is_installed_an_opaque_secret_is_told_by_an_event(
         fence.filled()
         assert len(tenant.events()) == 1
         tenant.delete()
+        began = time.time()
         tenant.create()
-        tenant.filled()
+        assert tenant.filled().at - began < RECOVERY_SECONDS
     finally:
         installed.install(cluster, manifests)
 

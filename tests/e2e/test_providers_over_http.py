@@ -92,6 +92,7 @@ async def test_a_server_that_is_not_there_is_an_outage(row: Row, tmp_path: Path)
 async def test_a_signed_query_arrives_as_it_was_signed(tmp_path: Path, key_id: str) -> None:
     async with served(contract_crusoe.ROW, tmp_path, {"alias": "mine"}) as world:
         assert isinstance(world.vendor, Crusoe)
+        world.clock.step(3600)  # after a start there is none for an hour
         world.vendor.api_keys = [ApiKey(key_id, "mine", world.clock() - 7200, world.clock() - 3600)]
         await world.mint()
         assert world.cleaned == [None]

@@ -52,7 +52,7 @@ def test_every_command_of_the_readme_works_in_its_order(
     (identity,) = set(re.findall(r"\b[0-9a-f]{40}/[0-9a-f]{16}\b", "".join(blocks())))
     tools = f"{Path(sys.executable).parent}:{Path(kubectl()).parent}"
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)}
-    assert len(blocks()) == 6, "a block was added: does it belong into the count?"
+    assert len(blocks()) == 7, "a block was added: does it belong into the count?"
     first = ""
     for block in blocks():
         done = subprocess.run(

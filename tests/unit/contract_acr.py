@@ -65,7 +65,7 @@ def row(settings: Callable[[Path], Mapping[str, Any]], **more: Any) -> Row:
         username="00000000-0000-0000-0000-000000000000",
         vendor=vendor,
         settings=lambda directory: {"registries": [REGISTRY], **settings(directory)},
-        at=lambda url: dict.fromkeys(("authority", "registryEndpoint", "metadataEndpoint"), url),
+        at=lambda url: dict.fromkeys(("authority", "registryEndpoint"), url),
         **{"identity": IDENTITY, **more},
     )
 

@@ -122,8 +122,8 @@ def row(
 
 
 def at(url: str) -> Mapping[str, str]:
-    """Everything at one address. Not for files, which have to name the address too."""
-    return dict.fromkeys(("stsEndpoint", "iamCredentialsEndpoint", "oauth2Endpoint", "metadataEndpoint"), url)
+    """Everything that workload identity asks, at one address. Not for files, which have to name the address too."""
+    return dict.fromkeys(("stsEndpoint", "iamCredentialsEndpoint"), url)
 
 
 def renew_key(world: World) -> None:

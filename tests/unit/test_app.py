@@ -30,7 +30,12 @@ def install(api: FakeApi, *policies: str, user: str | None = None) -> None:
     for policy in policies:
         condition = {"name": "c", "expression": f"request.userInfo.username == '{user or api.user}'"}
         action = "Warn" if policy.endswith("other-name") else "Deny"
-        api.objects[f"{_GROUP}/validatingadmissionpolicies/{policy}"] = {"spec": {"matchConditions": [condition]}}
+        spec = {
+            "matchConstraints": {"resourceRules": [{"resources": ["secrets"], "operations": ["UPDATE"]}]},
+            "matchConditions": [condition],
+            "validations": [{"expression": "object.type == 'a'"}],
+        }
+        api.objects[f"{_GROUP}/validatingadmissionpolicies/{policy}"] = {"spec": spec}
         api.objects[f"{_GROUP}/validatingadmissionpolicybindings/{policy}"] = {
             "spec": {"policyName": policy, "validationActions": [action]}
         }
@@ -105,6 +110,17 @@ async def test_told_to_stop_while_it_waits_for_the_api_server_it_ends(engine: En
     assert engine.clock() - before < 1
 
 
+async def test_told_to_stop_while_a_request_hangs_it_ends_at_once_and_says_nothing_of_policies(engine: Engine) -> None:
+    engine.api.latency_seconds = 3600
+    task = asyncio.create_task(check(engine, required=True))
+    await asyncio.sleep(5)
+    engine.stopping.set()
+    before = engine.clock()
+    await task
+    assert engine.clock() - before < 1
+    assert engine.log == []
+
+
 @pytest.mark.parametrize(
     ("settings", "watched"),
     [
@@ -150,6 +166,32 @@ async def test_a_refused_list_is_ready_and_served_as_soon_as_it_is_allowed(engin
         assert controller.health.ready() is None
         await asyncio.sleep(30)
         assert engine.password("team-a")
+
+
+async def test_one_refused_watch_among_others_turns_nothing_unready_and_is_a_metric(engine: Engine) -> None:
+    """F17: for good, not only at the start."""
+    engine.api.fail("list", 403, times=10_000)
+    async with engine.running() as controller:
+        await asyncio.sleep(1000)
+        assert controller.health.ready() is None
+        assert engine.metric("watch_refused") == 1
+
+
+async def test_what_has_not_begun_to_watch_is_not_taken_for_dead(engine: Engine) -> None:
+    """While it waits for an API server that is down at the start."""
+    async with engine.running() as controller:
+        reflector = controller._reflectors[0]
+    waiting = type(reflector)(
+        client=engine.api.client(),
+        selector=reflector._selector,
+        sink=reflector._sink,
+        now=engine.clock,
+        random=lambda: 0.5,
+        on_relist=lambda _: None,
+        log=reflector._log,
+    )
+    await asyncio.sleep(1000)
+    assert waiting.last_attempt == engine.clock()
 
 
 async def test_nothing_is_minted_before_the_list_is_read_to_its_end(engine: Engine) -> None:

@@ -200,3 +200,16 @@ def test_the_total_never_goes_back(world: World, clock: Clock) -> None:
         assert total >= highest
         highest = total
     assert highest > 0
+
+
+def test_who_was_paused_resumed_and_deleted_leaves_nothing_behind(world: World) -> None:
+    """S9."""
+    for number in range(200):
+        name = f"never-filled-{number}"
+        world.put_new(name)
+        world.versions += 1
+        paused = annotated(identity="x", paused="true")
+        world._replace(managed(paused, name=name, resource_version=str(world.versions)))
+        world.put_new(name)
+        world.remove(name)
+    assert world.census._resumed_at == {}

@@ -140,8 +140,8 @@ def test_what_is_no_duration_is_a_problem(write: Write, value: object) -> None:
 def test_flags_win_over_the_file(write: Write) -> None:
     config = load(write("secretNames: [a]\nscope: name"), {"secretNames": ["b"]})
     assert config.secret_names == ("b",)
-    config = load(write("secretNames: [a]"), {"scope": "namespaces", "namespaces": ["n"]})
-    assert (config.scope, config.namespaces, config.secret_names) == ("namespaces", ("n",), ("a",))
+    config = load(write("scope: cluster"), {"scope": "namespaces", "namespaces": ["n"]})
+    assert (config.scope, config.namespaces) == ("namespaces", ("n",))
 
 
 def test_flags_are_checked_like_the_file() -> None:
@@ -253,6 +253,9 @@ def test_another_name_is_a_problem(write: Write, name: object) -> None:
         ("scope: namespaces", "namespaces: must name at least one namespace in scope namespaces"),
         ("scope: namespaces\nnamespaces: [a b]", "namespaces: 'a b' is no name of Kubernetes"),
         ("namespaces: [a]", "namespaces: is only used in scope namespaces; set scope, or remove it"),
+        ("scope: cluster\nsecretNames: [a]", "secretNames: is only used in scope name; set scope, or remove it"),
+        ("secretNames: [b, a, b]", "secretNames: 'b' stands there twice"),
+        ("scope: namespaces\nnamespaces: [a, a, a]", "namespaces: 'a' stands there twice"),
         ("secretNames: ['']", "secretNames: '' is no name of Kubernetes"),
         ("secretNames: ['a,metadata.name=b']", "secretNames: 'a,metadata.name=b' is no name of Kubernetes"),
         ("secretNames: ['a\\n']", "secretNames: 'a\\\\n' is no name of Kubernetes"),
@@ -323,6 +326,14 @@ def test_another_spelling_of_a_registry_is_a_problem(write: Write, host: str) ->
     assert problem.startswith("providers.cg.registries: ")
 
 
+def test_a_ca_file_that_is_no_pem_is_told_and_one_that_is_not_here_is_not(write: Write, tmp_path: Path) -> None:
+    load(chainguard(write, caFile=str(tmp_path / "missing.pem")))
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    assert problems(chainguard(write, caFile=str(tmp_path / "ca.pem"))) == [
+        "providers.cg.caFile: holds no certificate in PEM"
+    ]
+
+
 def test_a_provider_needs_a_registry_and_a_proof(write: Write) -> None:
     assert problems(chainguard(write, registries=[], tokenFile=None)) == [
         "providers.cg.registries: must name at least one host",
@@ -338,9 +349,21 @@ def test_a_provider_needs_a_registry_and_a_proof(write: Write) -> None:
         *("http://127.0.0.1:8080", "http://localhost:1", "http://[::1]:8080/x", "https://10.0.0.1"),
     ],
 )
-@pytest.mark.parametrize("key", ["issuer", "proxy"])
-def test_an_https_url_is_taken_and_http_on_loopback(write: Write, key: str, url: str) -> None:
-    assert getattr(load(chainguard(write, **{key: url})).providers["cg"], key) == url
+def test_an_https_url_is_taken_and_http_on_loopback(write: Write, url: str) -> None:
+    (provider,) = load(chainguard(write, issuer=url)).providers.values()
+    assert isinstance(provider, ChainguardSettings)
+    assert provider.issuer == url
+
+
+@pytest.mark.parametrize("url", ["http://proxy.corp:3128", "http://10.0.0.1:3128/", "https://proxy.corp"])
+def test_an_ordinary_proxy_is_taken_since_it_passes_tls_on_unread(write: Write, url: str) -> None:
+    assert load(chainguard(write, proxy=url)).providers["cg"].proxy == url
+
+
+@pytest.mark.parametrize("url", ["socks5://proxy.corp", "proxy.corp:3128", "http://u:p@proxy.corp", "http://p/?q", ""])
+def test_what_is_no_http_proxy_is_a_problem(write: Write, url: str) -> None:
+    (problem,) = problems(chainguard(write, proxy=url))
+    assert problem.startswith("providers.cg.proxy: must be an http or https URL")
 
 
 @pytest.mark.parametrize(
@@ -352,10 +375,9 @@ def test_an_https_url_is_taken_and_http_on_loopback(write: Write, key: str, url:
         *("https://issuer.example/#a", "https://issuer.example:port", "https://issuer.example:99999", "https://[::1"),
     ],
 )
-@pytest.mark.parametrize("key", ["issuer", "proxy"])
-def test_another_url_is_a_problem(write: Write, key: str, url: str) -> None:
-    (problem,) = problems(chainguard(write, **{key: url}))
-    assert problem.startswith(f"providers.cg.{key}: ")
+def test_another_url_is_a_problem(write: Write, url: str) -> None:
+    (problem,) = problems(chainguard(write, issuer=url))
+    assert problem.startswith("providers.cg.issuer: ")
     assert "password" not in problem
 
 
@@ -363,7 +385,7 @@ URLS = [
     (type_, field.encode_name)
     for type_ in sorted(TYPES)
     for field in msgspec.structs.fields(TYPES[type_].SETTINGS)
-    if field.name == "proxy" or (isinstance(field.default, str) and "://" in field.default)
+    if isinstance(field.default, str) and "://" in field.default
     if field.name not in ("scope", "audience", "resource")  # look like an address, and nobody ever goes there
 ]
 
@@ -396,6 +418,12 @@ def test_a_folder_is_a_problem(tmp_path: Path) -> None:
 def test_what_is_not_yaml_is_told_with_its_line(write: Write, text: str) -> None:
     (problem,) = problems(write("\n" + text))
     assert "is not YAML in line " in problem
+
+
+@pytest.mark.parametrize("text", ["[" * 3000 + "]" * 3000, "a: " + "{b: " * 3000 + "}" * 3000, "- " * 3000])
+def test_yaml_nested_too_deep_to_read_is_a_problem_and_not_a_crash(write: Write, text: str) -> None:
+    (problem,) = problems(write(text))
+    assert problem.endswith(": is not YAML")
 
 
 def test_bytes_that_are_no_text_are_a_problem(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from controller import config
@@ -83,15 +84,33 @@ async def test_a_token_that_the_registry_refuses_is_not_written(engine: CrusoeEn
     assert engine.vendor.minted[-1] not in engine.readable()
 
 
+async def test_a_registry_that_refuses_stops_only_the_claims_that_are_for_it(engine: CrusoeEngine) -> None:
+    other = HOST.replace("east1", "west1")
+    settings = engine.config.providers["crusoe"]
+    providers = {"crusoe": msgspec.structs.replace(settings, registries=(HOST, other))}
+    engine.config = msgspec.structs.replace(engine.config, providers=providers)
+    engine.hosts.wires[other] = Wire(
+        Registry(engine.clock, lambda _user, _password: False, flavour="bearer"), clock=engine.clock
+    )
+    engine.annotate("team-a", registries=HOST)
+    engine.ask("team-b", identity=USER, registries=other)
+    async with engine.running():
+        assert engine.password("team-a", HOST) is not None
+        assert engine.annotation("team-a", "error") is None
+        assert (engine.annotation("team-b", "error") or "").startswith("TokenUnfit")
+
+
 async def test_a_clean_up_is_counted(engine: CrusoeEngine) -> None:
     async with engine.running():
+        await engine.settle(8 * HOUR)
         assert engine.metric("cleanups_total", provider="crusoe", result="done") == 1
         assert engine.metric("cleanups_total", provider="crusoe", result="failed") == 0
 
 
 async def test_a_clean_up_that_fails_is_counted_and_logged_and_the_token_is_written(engine: CrusoeEngine) -> None:
-    engine.hosts.wires["api.cloud.crusoe.ai"].script.extend([None, Answer(403, b"no")])
+    engine.hosts.wires["api.cloud.crusoe.ai"].script.extend([None, None, Answer(403, b"no")])
     async with engine.running():
+        await engine.settle(8 * HOUR)
         assert engine.password("team-a", HOST) == engine.vendor.minted[-1]
         assert engine.metric("cleanups_total", provider="crusoe", result="failed") == 1
     [entry] = engine.logged("clean-up at the issuer failed")

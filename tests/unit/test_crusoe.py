@@ -25,7 +25,10 @@ HOUR = 3600.0
 
 @pytest.fixture
 def world(clock: Clock, tmp_path: Path) -> World:
-    return World(ROW, clock, tmp_path, {"alias": ALIAS})
+    """A controller that has run for 100 days, so that it has made whatever tokens of its alias there are."""
+    world = World(ROW, clock, tmp_path, {"alias": ALIAS})
+    clock.step(100 * 24 * HOUR)
+    return world
 
 
 def api(world: World) -> standin.Crusoe:
@@ -75,7 +78,7 @@ def test_a_query_is_escaped_as_go_does() -> None:
 
 async def test_an_expiry_is_always_sent_since_the_vendors_default_is_months(world: World) -> None:
     token = await world.mint()
-    assert api(world).wanted == [{"expires_at": "2026-01-02T15:04:05Z", "alias": ALIAS}]
+    assert api(world).wanted == [{"expires_at": "2026-04-12T15:04:05Z", "alias": ALIAS}]
     assert token.lifetime_seconds == 12 * HOUR
 
 
@@ -148,8 +151,12 @@ def test_a_key_is_never_printed() -> None:
     ("wrong", "path"),
     [
         ({"user": ""}, "user"),
+        ({"user": "nobody"}, "user"),
+        ({"user": "a:b@acme.example"}, "user"),
         ({"lifetime": 0}, "lifetime"),
         ({"alias": ""}, "alias"),
+        ({"tokenFile": "/x"}, "tokenFile"),
+        ({"defaultLifetime": "1h"}, "defaultLifetime"),
         ({"accessKey": {}}, "accessKey"),
         ({"secretKey": {"file": "/k", "env": "K"}}, "secretKey"),
         ({"apiUrl": "http://a"}, "apiUrl"),
@@ -190,9 +197,36 @@ async def test_a_token_is_deleted_an_hour_after_the_last_secret_replaced_it_and_
 
 async def test_where_refreshes_may_come_later_tokens_are_deleted_later(world: World) -> None:
     tools = dataclasses.replace(world.tools, refreshed_by_share=0.8)
-    api(world).api_keys = [listed(world.clock, age=0.8 * 12 * HOUR + HOUR - 1)]
-    await Crusoe("late", configured(ROW, world.directory, {"alias": ALIAS}), tools).mint(USER, ())
+    provider = Crusoe("late", configured(ROW, world.directory, {"alias": ALIAS}), tools)
+    api(world).api_keys = [listed(world.clock, age=0)]
+    world.clock.step(0.8 * 12 * HOUR + HOUR - 1)
+    await provider.mint(USER, ())
     assert len(api(world).api_keys) == 2
+    assert world.cleaned == [None]
+
+
+async def test_after_a_start_no_token_is_deleted_for_an_hour(clock: Clock, tmp_path: Path) -> None:
+    """Secrets may still hold what was minted before the controller was down; each gets another first."""
+    world = World(ROW, clock, tmp_path, {"alias": ALIAS})
+    api(world).api_keys = [listed(clock, age=9 * HOUR), listed(clock, age=13 * HOUR)]
+    await world.mint()
+    clock.step(HOUR - 1)
+    await world.mint()
+    assert world.cleaned == []
+    assert len(api(world).api_keys) == 4
+
+
+async def test_a_token_from_before_the_start_is_deleted_only_when_it_has_expired(clock: Clock, tmp_path: Path) -> None:
+    """Whether every Secret has had another since can't be told of a time when the controller didn't run."""
+    world = World(ROW, clock, tmp_path, {"alias": ALIAS})
+    api(world).api_keys = [listed(clock, age=9 * HOUR)]
+    clock.step(2 * HOUR)
+    await world.mint()
+    assert len(api(world).api_keys) == 2
+    clock.step(HOUR)
+    await world.mint()
+    assert len(api(world).api_keys) == 2
+    assert world.cleaned == [None, None]
 
 
 async def test_what_is_not_surely_ours_and_old_is_left_alone(world: World) -> None:
@@ -225,7 +259,7 @@ async def test_the_token_just_made_survives_its_own_clean_up(world: World) -> No
 
 async def test_a_long_list_is_read_to_its_end(world: World) -> None:
     """It has no pages and holds what expired long ago, of everybody."""
-    others = [listed(world.clock, age=HOUR, alias="somebody else's", key_id=f"k{n}") for n in range(1000)]
+    others = [listed(world.clock, age=HOUR, alias="somebody else's", key_id=f"k{n}") for n in range(10_000)]
     api(world).api_keys = [*others, listed(world.clock, age=13 * HOUR, key_id="over")]
     await world.mint()
     assert world.cleaned == [None]
@@ -285,9 +319,9 @@ async def test_a_token_that_somebody_else_deleted_first_is_no_failure(world: Wor
 
 async def test_old_is_what_the_issuers_clock_calls_old(world: World) -> None:
     """Ours is a day ahead; by the issuer's the token is young."""
-    items = [{"key_id": "k", "alias": ALIAS, "usage": "registry", "created_at": "2026-01-02T03:00:00Z"}]
-    items[0]["expires_at"] = "2026-01-02T15:00:00Z"
-    answer = wire.in_json(200, {"items": items}, Date="Fri, 02 Jan 2026 03:04:05 GMT")
+    items = [{"key_id": "k", "alias": ALIAS, "usage": "registry", "created_at": "2026-04-12T03:00:00Z"}]
+    items[0]["expires_at"] = "2026-04-12T15:00:00Z"
+    answer = wire.in_json(200, {"items": items}, Date="Sun, 12 Apr 2026 03:04:05 GMT")
     world.clock.step(24 * HOUR)
     world.wire.script.extend([None, answer])
     await world.mint()

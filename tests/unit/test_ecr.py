@@ -191,6 +191,15 @@ async def test_what_is_no_role_is_not_sent_anywhere_with_a_credential(world: Wor
     assert caught.value.problem in (Problem.REQUEST_REFUSED, Problem.MINT_REFUSED)
 
 
+async def test_a_key_of_two_lines_is_no_key_and_the_issuer_is_not_asked(new_world: NewWorld, tmp_path: Path) -> None:
+    (tmp_path / "id").write_text("AKIDEX\nAMPLE")
+    (tmp_path / "key").write_text("secret")
+    keys = {"accessKeyId": {"file": str(tmp_path / "id")}, "secretAccessKey": {"file": str(tmp_path / "key")}}
+    world = new_world(credentials="static", tokenFile=None, **keys)
+    assert (await refused(world)).problem is Problem.PROOF_UNFIT
+    assert not world.wire.asked
+
+
 def authorization(**fields: Any) -> dict[str, Any]:
     token = base64.b64encode(b"AWS:password").decode()
     return {"authorizationToken": token, "expiresAt": 1767366245.123, "proxyEndpoint": f"https://{REGISTRY}"} | fields
@@ -228,6 +237,16 @@ async def test_an_answer_that_fits_is_taken(world: World, fields: Mapping[str, A
 
 
 # Lifetime.
+
+
+@pytest.mark.parametrize(("ends_with_session", "seconds"), [(True, 3600), (False, 12 * 3600)])
+async def test_a_date_of_the_issuer_that_is_years_off_makes_no_token_live_longer(
+    new_world: NewWorld, ends_with_session: bool, seconds: int
+) -> None:
+    world = new_world(endsWithSession=ends_with_session)
+    answer = in_json(200, {"authorizationData": [authorization()]}, Date="Thu, 01 Jan 1970 00:00:00 GMT")
+    world.wire.script += [None, answer]
+    assert (await world.mint()).lifetime_seconds == seconds
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from controller.providers.base import MissingExtra
 from controller.providers.github_app import GithubApp
 from hack.standin.github import Github, refusal
 from hack.standin.wire import Answer
-from tests.unit.contract_github_app import APP, KEY_FILE, ROW
+from tests.unit.contract_github_app import APP, KEY_FILE, ROW, key_pair
 from tests.unit.provider_world import World, configured
 from tests.unit.virtual_time import Clock
 
@@ -54,9 +54,10 @@ async def test_an_installation_that_does_not_grant_packages_is_told(world: World
     assert (await refused(world)).problem is Problem.REQUEST_REFUSED
 
 
-async def test_a_spent_limit_is_waited_for_until_it_is_lifted(world: World) -> None:
+@pytest.mark.parametrize("status", [403, 429])
+async def test_a_spent_limit_is_waited_for_until_it_is_lifted(world: World, status: int) -> None:
     reset = str(int(world.clock()) + 90)
-    world.wire.script.append(refusal(403, "limit", x_ratelimit_remaining="0", x_ratelimit_reset=reset))
+    world.wire.script.append(refusal(status, "limit", x_ratelimit_remaining="0", x_ratelimit_reset=reset))
     error = await refused(world)
     assert error.problem is Problem.ISSUER_THROTTLES
     assert error.retry_after_seconds == pytest.approx(90, abs=1)
@@ -65,7 +66,12 @@ async def test_a_spent_limit_is_waited_for_until_it_is_lifted(world: World) -> N
     assert (await refused(world)).retry_after_seconds == 7
 
 
-@pytest.mark.parametrize("content", ["-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----", "hush"])
+PUBLIC_KEY = key_pair(1)[1]
+
+
+@pytest.mark.parametrize(
+    "content", [PUBLIC_KEY, "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----", "hush"]
+)
 async def test_a_file_that_holds_no_key_is_told_without_its_content(world: World, content: str) -> None:
     (world.directory / KEY_FILE).write_text(content)
     error = await refused(world)
@@ -73,6 +79,11 @@ async def test_a_file_that_holds_no_key_is_told_without_its_content(world: World
     assert "hush" not in str(error)
     assert "AAAA" not in str(error)
     assert not world.wire.asked
+
+
+def test_a_token_file_would_do_nothing_and_is_told(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="tokenFile: has no meaning with type: github-app"):
+        configured(ROW, tmp_path, {"tokenFile": "/x"})
 
 
 def test_it_has_to_be_asked_for_and_says_why(tmp_path: Path) -> None:

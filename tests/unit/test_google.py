@@ -203,8 +203,12 @@ async def test_another_universe_has_its_own_endpoints(new_world: NewWorld) -> No
 
 async def test_every_endpoint_can_be_configured(new_world: NewWorld) -> None:
     base = "http://127.0.0.1:8080/prefix/"
-    names = ("stsEndpoint", "iamCredentialsEndpoint", "oauth2Endpoint", "metadataEndpoint")
     for kind in KINDS.values():
+        names = ["stsEndpoint", "iamCredentialsEndpoint"]
+        if kind is KEY:
+            names = ["oauth2Endpoint"]
+        elif kind in (METADATA, METADATA_IMPERSONATED):
+            names = ["metadataEndpoint", "iamCredentialsEndpoint"]
         world = new_world(kind)
         file = world.directory / "credentials.json"
         if kind is KEY:
@@ -222,6 +226,13 @@ async def test_every_endpoint_can_be_configured(new_world: NewWorld) -> None:
 
 
 # The life.
+
+
+async def test_a_date_of_the_issuer_that_is_years_off_makes_no_token_live_longer(new_world: NewWorld) -> None:
+    world = new_world(IMPERSONATED, lifetime="1h")
+    answer = {"accessToken": "ya29.x", "expireTime": "2026-01-02T04:04:05Z"}
+    world.wire.script += [None, in_json(200, answer, Date="Thu, 01 Jan 1970 00:00:00 GMT")]
+    assert (await world.mint()).lifetime_seconds == 3600
 
 
 @pytest.mark.parametrize(("said", "seconds"), [(1800, 1800), ("1800", 1800), (1800.0, 1800)])
@@ -455,6 +466,14 @@ async def test_a_file_that_is_not_there_yet_is_told_when_it_is_needed(new_world:
         ({"lifetime": 0.5}, "lifetime: must be at least 1s and at most 12h"),
         ({"stsEndpoint": "http://sts.example"}, "stsEndpoint: must be https"),
         ({"metadataEndpoint": "http://metadata.example"}, "metadataEndpoint: must be https, unless its host is a link"),
+        ({"metadataEndpoint": "ftp://u:p@169.254.169.254/x?y#z"}, "metadataEndpoint: must be an http or https URL"),
+        (
+            {"metadataEndpoint": "http://169.254.169.254:8080"},
+            "metadataEndpoint: has no meaning with credentials: work",
+        ),
+        ({"oauth2Endpoint": "https://a.example"}, "oauth2Endpoint: has no meaning with credentials: workloadIdentity"),
+        ({"credentials": "metadata", "audience": "x"}, "audience: has no meaning with credentials: metadata"),
+        ({"universeDomain": "e vil/x"}, "universeDomain: must be a DNS name, such as googleapis.com"),
         ({"registries": ["ghcr.io"]}, "registries: 'ghcr.io' is no registry of Google"),
         ({"registries": ["gcr.io.evil.example"]}, "registries: 'gcr.io.evil.example' is no registry of Google"),
     ],
@@ -486,6 +505,7 @@ def test_googles_own_registries_and_loopback_are_allowed(tmp_path: Path, host: s
         ("http://169.254.169.254", True),
         ("http://[fe80::1]/", True),
         ("http://[fd00:ec2::23]:80/v1", True),
+        ("http://[::ffff:169.254.169.254]", True),
         ("http://metadata.google.internal", False),
         ("http://10.0.0.1", False),
         ("http://169.254.169.254.evil.example", False),
@@ -558,3 +578,8 @@ async def test_the_environment_is_never_looked_at(new_world: NewWorld, kind: str
     assert vendor_of(world).whose(token.password) in (KINDS[kind].identity, vendor_of(world).principal)
     hosts = {request.host for request in world.wire.asked}
     assert hosts <= {"sts.googleapis.com", "iamcredentials.googleapis.com", "oauth2.googleapis.com", "169.254.169.254"}
+
+
+def test_a_key_is_never_printed(tmp_path: Path) -> None:
+    settings = configured(KEY, tmp_path)
+    assert "PRIVATE" not in repr(google._key(settings))

@@ -21,6 +21,7 @@ class Watched:
     last_progress: float
     last_attempt: float
     listed: bool = True
+    refused: bool = False
 
 
 @pytest.fixture

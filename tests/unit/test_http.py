@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from controller.http import AiohttpTransport, Reply, Unreachable, fetch, http_date, retry_after_seconds
+from controller.http import AiohttpTransport, Reply, TlsFilesUnfit, Unreachable, fetch, http_date, retry_after_seconds
+from hack.localcluster.pki import make_authority
 from tests.unit.fakes import NOW, Answer, FakeTransport, Sent
 from tests.unit.virtual_time import Clock
 
@@ -200,26 +201,104 @@ async def test_the_real_transport_follows_no_redirect(monkeypatch: pytest.Monkey
     await transport.close()
 
 
-async def test_a_ca_bundle_that_is_missing_is_unreachable_and_not_a_crash(tmp_path: Path) -> None:
-    transport = AiohttpTransport(ca_file=tmp_path / "missing.pem")
-    with pytest.raises(Unreachable):
-        async with transport.open("GET", "https://issuer.invalid", headers={}):
-            pass
-    await transport.close()
+@pytest.mark.parametrize(
+    ("url", "proxied"),
+    [
+        *(("http://localhost:9/sts", False), ("http://127.0.0.1:9", False), ("http://[::1]:9", False)),
+        *(("http://[::ffff:127.0.0.1]", False), ("https://127.0.0.1", False), ("http://169.254.169.254", False)),
+        *(("https://issuer.example", True), ("https://127.0.0.1.evil.example", True)),
+    ],
+)
+def test_a_proof_for_loopback_never_leaves_the_machine_through_a_proxy(url: str, proxied: bool) -> None:
+    proxy = "http://proxy.example:3128"
+    assert AiohttpTransport(proxy=proxy)._proxy_for(url) == (proxy if proxied else None)
 
 
-async def test_a_ca_bundle_that_is_no_pem_is_unreachable_and_not_a_crash(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, "not a certificate", ""])
+async def test_a_ca_bundle_that_is_missing_or_no_pem_is_our_fault_and_not_an_outage(
+    tmp_path: Path, content: str | None
+) -> None:
     bundle = tmp_path / "ca.pem"
-    bundle.write_text("not a certificate")
+    if content is not None:
+        bundle.write_text(content)
     transport = AiohttpTransport(ca_file=bundle)
-    with pytest.raises(Unreachable):
+    with pytest.raises(TlsFilesUnfit):
         async with transport.open("GET", "https://issuer.invalid", headers={}):
             pass
     await transport.close()
+
+
+def rewrite(file: Path, content: bytes) -> None:
+    """As a kubelet does: a new file, moved over the old one."""
+    new = file.with_suffix(".new")
+    new.write_bytes(content)
+    new.replace(file)
+
+
+async def test_a_bundle_that_is_written_anew_with_what_was_in_it_changes_nothing(tmp_path: Path) -> None:
+    bundle, authority = tmp_path / "ca.pem", make_authority().certificate
+    bundle.write_bytes(authority)
+    transport = AiohttpTransport(ca_file=bundle)
+    async with transport._session_in_use() as first:
+        rewrite(bundle, authority)
+        async with transport._session_in_use() as second:
+            assert second is first
+    rewrite(bundle, authority)
+    async with transport._session_in_use() as third:
+        assert third is first
+        assert not first.closed
+    await transport.close()
+
+
+async def test_a_bundle_that_broke_is_told_until_it_is_right_again(tmp_path: Path) -> None:
+    bundle, authority = tmp_path / "ca.pem", make_authority().certificate
+    bundle.write_bytes(authority)
+    transport = AiohttpTransport(ca_file=bundle)
+    async with transport._session_in_use() as first:
+        rewrite(bundle, b"not a certificate")
+        for _ in range(2):
+            with pytest.raises(TlsFilesUnfit):
+                async with transport._session_in_use():
+                    pass
+        rewrite(bundle, authority)
+        async with transport._session_in_use() as second:
+            assert second is first
+    await transport.close()
+
+
+async def test_closing_ends_what_is_under_way_also_on_a_bundle_that_was_replaced(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(make_authority().certificate)
+    transport = AiohttpTransport(ca_file=bundle)
+    async with transport._session_in_use() as old:
+        rewrite(bundle, make_authority().certificate)
+        async with transport._session_in_use() as new:
+            await transport.close()
+            assert old.closed
+            assert new.closed
+
+
+async def test_a_bundle_that_is_rotated_cuts_no_request_that_is_under_way(tmp_path: Path) -> None:
+    bundle = tmp_path / "ca.pem"
+    bundle.write_bytes(make_authority().certificate)
+    transport = AiohttpTransport(ca_file=bundle)
+    async with transport._session_in_use() as old:
+        rewrite(bundle, make_authority().certificate)
+        async with transport._session_in_use() as new:
+            assert new is not old
+        assert not old.closed
+    assert old.closed
+    assert not new.closed
+    await transport.close()
+    assert new.closed
 
 
 async def test_closing_a_transport_that_was_never_used_is_nothing() -> None:
     await AiohttpTransport().close()
+
+
+def test_an_answer_is_never_printed() -> None:
+    assert repr(Reply(200, {"Set-Cookie": "hush"}, b"hush")) == "Reply(status=200)"
 
 
 def test_headers_are_found_in_any_case() -> None:

@@ -12,6 +12,8 @@ from tests.unit.virtual_time import Clock
 GROUP = "/apis/admissionregistration.k8s.io/v1"
 USER = "system:serviceaccount:pull-secret-updater:controller"
 
+SECRETS: Object = {"resources": ["secrets"], "operations": ["CREATE", "UPDATE"]}
+
 
 @pytest.fixture
 def api(clock: Clock) -> FakeApi:
@@ -19,7 +21,18 @@ def api(clock: Clock) -> FakeApi:
     api = FakeApi(clock)
     for name in POLICIES:
         conditions = [{"name": "by-the-controller", "expression": f"request.userInfo.username == '{USER}'"}]
-        spec = {"matchConditions": conditions} if name == OWN_WRITES else {}
+        spec = {
+            "failurePolicy": "Ignore" if name == OTHER_NAME else "Fail",
+            "matchConstraints": {
+                "resourceRules": [SECRETS],
+                # What the API server fills in.
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {},
+                "objectSelector": {},
+            },
+            "matchConditions": conditions if name == OWN_WRITES else [],
+            "validations": [{"expression": "object.type == 'a'"}, {"expression": "object.type == 'b'"}],
+        }
         api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"] = {"spec": spec}
         actions = ["Warn"] if name == OTHER_NAME else ["Deny", "Audit"]
         binding: Object = {"spec": {"policyName": name, "validationActions": actions}}
@@ -58,6 +71,42 @@ async def test_own_writes_must_be_about_us(api: FakeApi, user: str) -> None:
     """A policy about another user leaves us free to write anything."""
     installed = await installed_policies(api.client(), user=user)
     assert installed == {USE_IDENTITY: True, OWN_WRITES: False, OTHER_NAME: True}
+
+
+NOWHERE = {"namespaceSelector": {"matchLabels": {"no": "namespace"}}}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("surprise", [{"matchResources": NOWHERE}, {"paramRef": {"name": "p"}}], ids=str)
+async def test_a_binding_that_leaves_out_some_secrets_guards_nothing(api: FakeApi, name: str, surprise: Object) -> None:
+    api.objects[f"{GROUP}/validatingadmissionpolicybindings/{name}"]["spec"] |= surprise
+    assert await installed_policies(api.client(), user=USER) == {other: other != name for other in POLICIES}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"validations": []}, {"validations": [{"expression": "object.type == 'a'"}, {"expression": " true\n"}]}),
+        *({"matchConstraints": {}}, {"matchConstraints": {"resourceRules": [{"resources": ["configmaps"]}]}}),
+        {"matchConstraints": {"resourceRules": [SECRETS | {"operations": ["CREATE"]}]}},
+        {"matchConstraints": {"resourceRules": [SECRETS | {"resourceNames": ["a"]}]}},
+        {"matchConstraints": {"resourceRules": [SECRETS], **NOWHERE}},
+        {"matchConstraints": {"resourceRules": [SECRETS], "excludeResourceRules": [{}]}},
+    ],
+    ids=str,
+)
+async def test_a_policy_that_refuses_nothing_guards_nothing(api: FakeApi, name: str, change: Object) -> None:
+    api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"]["spec"] |= change
+    assert await installed_policies(api.client(), user=USER) == {other: other != name for other in POLICIES}
+
+
+async def test_a_policy_that_lets_pass_what_it_fails_to_judge_guards_nothing(api: FakeApi) -> None:
+    """But one that only warns may."""
+    for name in POLICIES:
+        api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"]["spec"]["failurePolicy"] = "Ignore"
+    installed = await installed_policies(api.client(), user=USER)
+    assert installed == {USE_IDENTITY: False, OWN_WRITES: False, OTHER_NAME: True}
 
 
 async def test_what_may_not_be_read_does_not_count(api: FakeApi) -> None:

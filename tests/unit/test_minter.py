@@ -19,6 +19,7 @@ from tests.unit.fakes import HOUR, NOW
 from tests.unit.virtual_time import Clock
 
 Outcome = Token | Failed | InFlight
+MINT_SECONDS = 3600.0
 KEY = MintKey("chainguard", "an-identity", None, ())
 
 
@@ -81,6 +82,7 @@ class World:
             now=clock,
             wake=self.woken.append,
             mints_per_second=rate,
+            mint_seconds=MINT_SECONDS,
             concurrency=concurrency,
             telemetry=self.telemetry,
             log=log,
@@ -441,6 +443,15 @@ async def test_no_more_than_the_configured_number_are_under_way_at_once(clock: C
         assert clock() == pytest.approx(NOW + 2.0, abs=0.1)
 
 
+async def test_a_mint_that_never_ends_is_given_up_and_is_the_issuers_fault(world: World, clock: Clock) -> None:
+    world.provider.takes_seconds = 10 * MINT_SECONDS
+    outcome = await world.ask()
+    assert isinstance(outcome, Failed)
+    assert outcome.problem is Problem.ISSUER_UNAVAILABLE
+    assert clock() == NOW + MINT_SECONDS
+    assert world.provider.at_once == 0
+
+
 # The circuit.
 
 
@@ -477,6 +488,14 @@ async def test_a_thousand_refusals_never_open_the_circuit(world: World, problem:
     assert not world.minter.circuit.is_open
 
 
+async def test_one_identity_that_fails_for_hours_opens_no_circuit_for_the_others(world: World) -> None:
+    world.provider.error = fails(Problem.ISSUER_UNAVAILABLE)
+    for _ in range(120):
+        await world.ask(key(1))
+        await asyncio.sleep(60)
+    assert not world.minter.circuit.is_open
+
+
 async def test_one_success_or_refusal_between_them_keeps_the_circuit_closed(world: World) -> None:
     for number in range(5):
         for other in range(19):
@@ -487,7 +506,9 @@ async def test_one_success_or_refusal_between_them_keeps_the_circuit_closed(worl
     assert not world.minter.circuit.is_open
 
 
-@pytest.mark.parametrize("problem", [Problem.PROOF_MISSING, Problem.PROOF_UNFIT, Problem.UNEXPECTED])
+@pytest.mark.parametrize(
+    "problem", [Problem.PROOF_MISSING, Problem.PROOF_UNFIT, Problem.CA_FILE_UNFIT, Problem.UNEXPECTED]
+)
 async def test_an_error_of_our_own_says_nothing_about_the_provider(world: World, problem: Problem) -> None:
     """No request was made or no answer came, so it must not end the row of the provider's faults."""
     await fail_times(world, Problem.ISSUER_UNAVAILABLE, 19)
@@ -563,8 +584,8 @@ async def test_a_probe_that_is_refused_closes_the_circuit_since_the_provider_ans
 
 def test_a_clock_that_is_set_back_keeps_no_circuit_open() -> None:
     circuit = Circuit("chainguard")
-    for _ in range(20):
-        circuit.note(Problem.ISSUER_UNAVAILABLE, NOW)
+    for number in range(20):
+        circuit.note(number, Problem.ISSUER_UNAVAILABLE, NOW)
     assert not circuit.admits(NOW + 1)
     assert circuit.admits(NOW - HOUR)
 

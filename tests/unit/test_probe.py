@@ -11,6 +11,7 @@ from controller.providers.base import ProviderSettings, Tools
 from hack.standin import wire
 from hack.standin.registry import Registry
 from hack.standin.wire import Answer, Hang, Reset, Scripted, Wire
+from tests.unit.fakes import capturing_log
 from tests.unit.provider_world import WireTransport
 from tests.unit.virtual_time import Clock
 
@@ -37,7 +38,7 @@ class Minting:
 class Scene:
     """A probed provider and the registry that it is for."""
 
-    def __init__(self, clock: Clock, flavour: str, *, admits: bool, registries: tuple[str, ...] = (REGISTRY,)) -> None:
+    def __init__(self, clock: Clock, flavour: str, *, admits: bool) -> None:
         self.registry = Registry(
             clock,
             lambda user, password: admits and (user, password) == ("user", "good"),
@@ -53,7 +54,8 @@ class Scene:
             refreshed_by_share=0.65,
             cleaned=lambda _error: None,
         )
-        self.provider = Probed(self.minting, ProviderSettings(type="x", registries=registries), tools)
+        log, self.log = capturing_log()
+        self.provider = Probed(self.minting, ProviderSettings(type="x"), tools, log)
 
     async def mint(self, *hosts: str) -> Token:
         return await self.provider.mint("somebody", hosts)
@@ -99,9 +101,9 @@ async def test_an_outage_of_the_registry_keeps_no_token_back(clock: Clock, flavo
         assert clock() - began <= 10
 
 
-async def test_without_named_hosts_every_registry_of_the_provider_is_tried(clock: Clock) -> None:
-    scene = Scene(clock, "basic", admits=True, registries=("a.example", "b.example/team"))
-    await scene.mint()
+async def test_every_registry_that_the_token_is_for_is_tried(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    await scene.mint("a.example", "b.example/team")
     assert sorted(asked.url for asked in scene.wire.asked) == [
         *["https://a.example/v2/"] * 2,
         *["https://b.example/v2/"] * 2,
@@ -109,10 +111,10 @@ async def test_without_named_hosts_every_registry_of_the_provider_is_tried(clock
 
 
 async def test_one_registry_that_refuses_is_enough(clock: Clock) -> None:
-    scene = Scene(clock, "basic", admits=True, registries=("a.example", "b.example"))
+    scene = Scene(clock, "basic", admits=True)
     scene.wire.script.extend([None, None, None, Answer(403)])
     with pytest.raises(MintError):
-        await scene.mint()
+        await scene.mint("a.example", "b.example")
 
 
 @pytest.mark.parametrize("realm", ["http://elsewhere.example/token", "ftp://x/", "", "nonsense", "https://"])
@@ -121,6 +123,33 @@ async def test_the_credential_is_never_sent_in_the_clear(clock: Clock, realm: st
     scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}))
     await scene.mint(REGISTRY)
     assert len(scene.wire.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "realm", ["http://127.0.0.1:9/t", "https://localhost/t", "http://[::1]/t", "https://169.254.169.254/t"]
+)
+async def test_no_registry_can_have_the_credential_sent_to_a_neighbour_of_ours(clock: Clock, realm: str) -> None:
+    scene = Scene(clock, "bearer", admits=True)
+    scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'}))
+    assert await scene.mint(REGISTRY) is scene.minting.token
+    assert len(scene.wire.asked) == 1
+
+
+async def test_of_several_challenges_the_first_counts(clock: Clock) -> None:
+    scene = Scene(clock, "bearer", admits=False)
+    challenge = 'Bearer realm="https://auth.example/token",service="s", Basic realm="y"'
+    scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": challenge}))
+    await scene.mint(REGISTRY)
+    assert scene.wire.asked[1].url == "https://auth.example/token?service=s"
+
+
+@pytest.mark.parametrize("first", [Answer(401), Answer(200), Answer(403, b"no"), Answer(500), Reset(), Hang()])
+async def test_a_token_that_could_not_be_tried_is_told_in_the_log(clock: Clock, first: Scripted) -> None:
+    scene = Scene(clock, "bearer", admits=False)
+    scene.wire.script.append(first)
+    assert await scene.mint(REGISTRY) is scene.minting.token
+    [entry] = scene.log.entries
+    assert (entry["event"], entry["registry"]) == ("token handed on untried", REGISTRY)
 
 
 async def test_the_first_look_shows_no_credential(clock: Clock) -> None:

@@ -272,3 +272,13 @@ def test_the_present_fingerprint_is_of_what_the_kubelet_will_use() -> None:
     config = {"auths": {"cgr.dev": {**entry("_token", "used"), "username": "x", "password": "ignored"}}}
     claim = managed(annotated(identity=IDENTITY, registries_managed="cgr.dev"), config=config).claims[0]
     assert claim.present_fingerprint == dockerconfig.fingerprint({"cgr.dev": ("_token", "used")})
+
+
+def test_a_secret_of_a_mebibyte_of_entries_is_kept_in_a_few_words() -> None:
+    """W10: one tenant's Secret must not take the memory of thousands."""
+    auths: dict[str, dict[str, str]] = {f"{number:x}": {} for number in range(80_000)}
+    secret = project(secret_json(annotated(identity="x", registries=",".join(auths)), config={"auths": auths})).secret
+    assert secret is not None
+    assert not secret.plain
+    assert secret.hosts == ()
+    assert len(secret.claims[0].registries or ()) <= 128

@@ -23,6 +23,7 @@ from structlog.testing import CapturingLogger
 
 from controller import config
 from controller.core.errors import MintError, Problem
+from controller.http import AiohttpTransport
 from controller.minter import Failed, Minter, MintKey
 from controller.telemetry import Telemetry
 from hack.standin import wire
@@ -257,10 +258,11 @@ def test_a_configuration_without_a_proof_is_refused(row: Row, tmp_path: Path) ->
         configured(row, tmp_path, row.proofless)
 
 
-def test_an_endpoint_must_be_encrypted_unless_it_is_loopback(row: Row, tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=r"proxy: must be https"):
-        configured(row, tmp_path, {"proxy": "http://proxy.example"})
-    assert configured(row, tmp_path, {"proxy": "http://127.0.0.1:3128"}).proxy
+async def test_a_ca_file_that_is_missing_is_our_own_problem_and_no_outage(
+    row: Row, clock: Clock, tmp_path: Path
+) -> None:
+    world = World(row, clock, tmp_path, transport=AiohttpTransport(ca_file=tmp_path / "missing.pem"))
+    assert (await refused(world)).problem is Problem.CA_FILE_UNFIT
 
 
 STALE_ROWS = pytest.mark.parametrize("row", [row for row in ROWS if row.stale is not None], ids=lambda row: row.type)
@@ -330,6 +332,7 @@ async def mint_aloud(world: World) -> list[str]:
             now=world.clock,
             wake=lambda _asker: None,
             mints_per_second=20,
+            mint_seconds=30,
             concurrency=1,
             telemetry=telemetry,
             log=log,

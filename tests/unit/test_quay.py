@@ -10,7 +10,7 @@ import pytest
 from controller.core.errors import MintError, Problem
 from hack.standin.wire import in_json
 from tests.unit.contract_quay import ROBOT, ROW
-from tests.unit.provider_world import World
+from tests.unit.provider_world import World, vendors_key
 from tests.unit.virtual_time import Clock
 
 
@@ -37,3 +37,18 @@ async def test_a_life_in_the_answer_counts_where_it_is_less(world: World) -> Non
     await world.mint()
     world.wire.script.append(in_json(200, {"token": world.vendor.minted[-1], "expires_in": "600"}))
     assert (await world.mint()).lifetime_seconds == 600
+
+
+@pytest.mark.parametrize(
+    ("claims", "fits"),
+    [({"sub": ROBOT}, True), ({}, True), ({"sub": "a-uuid"}, True), ({"sub": 7}, True), ({"sub": "acme+other"}, False)],
+)
+async def test_a_token_of_another_robot_is_refused(world: World, claims: dict[str, object], fits: bool) -> None:
+    token = vendors_key().sign({"exp": int(world.clock()) + 600, **claims})
+    world.wire.script.append(in_json(200, {"token": token}))
+    if fits:
+        assert (await world.mint()).password == token
+        return
+    with pytest.raises(MintError) as caught:
+        await world.mint()
+    assert caught.value.problem is Problem.TOKEN_UNFIT

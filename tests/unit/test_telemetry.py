@@ -43,7 +43,7 @@ def telemetry() -> Telemetry:
     """As app.py makes it."""
     made = Telemetry(providers=["one", "two"], policies=["p", "q"], relist_reasons=["start", "gone"])
     made.watch_census(lambda: Census(0, 0, 0.0, None, {}))
-    made.watch_age(lambda: 1.5)
+    made.watch_state(age_seconds=lambda: 1.5, refused=lambda: 0)
     for provider in ("one", "two"):
         made.watch_provider(provider, FakeQueue(), FakeCircuit())
     return made

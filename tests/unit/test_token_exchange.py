@@ -161,7 +161,7 @@ async def test_a_life_may_be_a_number_in_a_string(clock: Clock, tmp_path: Path) 
     assert (await world.mint()).lifetime_seconds == 900
 
 
-@pytest.mark.parametrize("life", ["soon", True, [], "1e3", "-5"])
+@pytest.mark.parametrize("life", ["soon", True, [], "1e3", "-5", 10**400, "9" * 400])
 async def test_a_life_that_cannot_be_read_is_no_life(clock: Clock, tmp_path: Path, life: object) -> None:
     world = World(row(defaultLifetime="1h"), clock, tmp_path)
     world.wire.script.append(in_json(200, {"access_token": "opaque", "expires_in": life}))
@@ -223,9 +223,14 @@ async def test_only_codes_that_we_know_are_repeated(clock: Clock, tmp_path: Path
         ({"audience": ""}, "audience"),
         ({"parameters": {"audience": "fixed"}}, "parameters"),
         ({"parameters": {"audience": "{identity}", "subject_token": "x"}}, "parameters.subject_token"),
+        ({"parameters": {"audience": "{identity}", "client_secret": "x"}}, "parameters.client_secret"),
         ({"clientId": "psu"}, "clientId"),
         ({"clientSecretFile": "/secret"}, "clientId"),
         ({"username": None}, "username"),
+        ({"username": "a:{identity}"}, "username"),
+        ({"tokenField": ""}, "tokenField"),
+        ({"identityClaim": ""}, "identityClaim"),
+        ({"clientId": "", "clientSecretFile": "/secret"}, "clientId"),
         ({"usernameField": "username"}, "username"),
         ({"registries": []}, "registries"),
     ],
@@ -234,3 +239,39 @@ def test_what_is_missing_or_contradicts_is_told_with_its_path(wrong: dict[str, A
     with pytest.raises(config.ConfigError) as caught:
         configured(ROW, tmp_path, wrong)
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [f"providers.under-test.{path}"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("code", ["invalid_request", "invalid_grant", "access_denied"])
+async def test_an_overloaded_server_is_no_refusal_whatever_its_body_says(
+    clock: Clock, tmp_path: Path, status: int, code: str
+) -> None:
+    world = World(ROW, clock, tmp_path)
+    world.wire.script.append(in_json(status, {"error": code}, **{"Retry-After": "90"}))
+    error = await refused(world)
+    assert error.problem is (Problem.ISSUER_THROTTLES if status == 429 else Problem.ISSUER_UNAVAILABLE)
+    assert error.retry_after_seconds == 90
+
+
+@pytest.mark.parametrize(
+    ("claims", "fits"),
+    [
+        ({"sub": IDENTITY}, True),
+        ({"sub": f"jfac@0123/users/{IDENTITY}"}, True),
+        ({"sub": f"not-{IDENTITY}"}, False),
+        ({"sub": "other"}, False),
+        ({"sub": [IDENTITY]}, False),
+        ({}, False),
+    ],
+)
+async def test_a_token_for_another_identity_is_refused_where_the_operator_names_the_claim(
+    clock: Clock, tmp_path: Path, claims: dict[str, Any], fits: bool
+) -> None:
+    """A server ignores parameters that it doesn't know, and would hand everybody the same token."""
+    world = World(row(identityClaim="sub"), clock, tmp_path)
+    token = vendors_key().sign({"exp": int(clock()) + 600, **claims})
+    world.wire.script.append(in_json(200, {"access_token": token}))
+    if fits:
+        assert (await world.mint()).password == token
+    else:
+        assert (await refused(world)).problem is Problem.TOKEN_UNFIT

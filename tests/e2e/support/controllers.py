@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hack.standin.controller import ControllerProcess
+from hack.standin.controller import CONFIG, ControllerProcess
 from hack.standin.exchange import Issuer
 from hack.standin.mounted import MountedTokens
 from tests.e2e.support import leaks
@@ -38,7 +38,8 @@ class Controllers:
         *,
         config: Mapping[str, Any] | None = None,
         provider: Mapping[str, Any] | None = None,
-        args: tuple[str, ...] = (),
+        args: tuple[str, ...] = ("run", "--config", CONFIG),
+        env: Mapping[str, str] | None = None,
         in_cluster: bool = True,
         ready: bool = True,
         shared: bool = False,
@@ -64,6 +65,7 @@ class Controllers:
                 directory=self._directory / f"controller-{next(self._numbers)}",
                 config={"requirePolicies": True, "providers": {"chainguard": chainguard}, **(config or {})},
                 args=args,
+                env=env,
                 in_cluster=in_cluster,
             )
         )

@@ -1,4 +1,7 @@
-"""Logs in to a registry as `docker login` does, by the OCI distribution protocol; shares no code with the controller."""
+"""Logs in to a registry as `docker login` does, by the OCI distribution protocol.
+
+No code is shared with the controller.
+"""
 
 import re
 

@@ -1,5 +1,7 @@
 """Installs manifests/ as a user does, but for what a cluster without nodes can't run."""
 
+import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,16 @@ def render(directory: Path = MANIFESTS, *, cluster: Cluster) -> str:
     """What `kubectl apply -k` would send, without the Deployment and its PodDisruptionBudget."""
     documents: list[dict[str, Any]] = list(yaml.safe_load_all(cluster.kubectl("kustomize", str(directory)).stdout))
     return yaml.safe_dump_all(document for document in documents if document["kind"] not in NEEDS_NODES)
+
+
+def overlay(tmp_path: Path, component: str) -> Path:
+    """Exactly what the component's own first comment tells to write, beside a copy of manifests/."""
+    shutil.copytree(MANIFESTS, tmp_path / "manifests")
+    text = (MANIFESTS / "components" / component / "kustomization.yaml").read_text()
+    directory = tmp_path / "overlay"
+    directory.mkdir()
+    (directory / "kustomization.yaml").write_text("\n".join(re.findall(r"^#   (\w+: .*)$", text, flags=re.MULTILINE)))
+    return directory
 
 
 def install(cluster: Cluster, manifests: str) -> None:

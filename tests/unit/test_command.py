@@ -1,0 +1,88 @@
+"""What the command makes of its flags and its environment, seen by what it says is wrong; tests/e2e runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from controller.__main__ import main
+
+
+def problems(*args: str, env: Mapping[str, str] | None = None) -> list[str]:
+    """What `pull-secret-updater run` says of a configuration that can't be used, in its order."""
+    result = CliRunner().invoke(main, ["run", *args], env={"PULL_SECRET_UPDATER_NAMESPACE": None, **(env or {})})
+    assert isinstance(result.exception, SystemExit), "a traceback is no answer"
+    assert result.exit_code == 1
+    title, *lines = result.stderr.splitlines()
+    assert title == "pull-secret-updater: the configuration can't be used:"
+    return [line.strip() for line in lines]
+
+
+NOT_NAMES = [
+    "namespaces: 'Team-A' is no name of Kubernetes",
+    "namespaces: 'Team-B' is no name of Kubernetes",
+]
+
+
+def test_a_repeated_flag_is_a_list() -> None:
+    assert problems("--scope", "namespaces", "--namespace", "Team-A", "--namespace", "Team-B") == NOT_NAMES
+    assert problems("--secret-name", "a", "--secret-name", "B") == ["secretNames: 'B' is no name of Kubernetes"]
+
+
+def test_a_list_in_the_environment_is_separated_by_blanks() -> None:
+    env = {"PULL_SECRET_UPDATER_SCOPE": "namespaces", "PULL_SECRET_UPDATER_NAMESPACE": "Team-A  ok Team-B"}
+    assert problems(env=env) == NOT_NAMES
+    assert problems(env={"PULL_SECRET_UPDATER_SECRET_NAME": "B a"}) == ["secretNames: 'B' is no name of Kubernetes"]
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("scope: from-file\nsecretNames: [From-File]\n")
+    env = {"PULL_SECRET_UPDATER_CONFIG": str(file)}
+    scope = "scope: must be one of name, namespaces, cluster"
+    assert problems(env=env) == [scope, "secretNames: 'From-File' is no name of Kubernetes"]
+    env["PULL_SECRET_UPDATER_SECRET_NAME"] = "From-Environment"
+    assert problems(env=env) == [scope, "secretNames: 'From-Environment' is no name of Kubernetes"]
+    assert problems("--secret-name", "From-Flag", "--scope", "name", env=env) == [
+        "secretNames: 'From-Flag' is no name of Kubernetes"
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["x:²", "x:٣", "x", "x:", ":", "x:-1", "x:65536", "x: 1", "x:1\n", "x:" + "9" * 5000]
+)
+def test_a_port_that_is_no_number_is_told_and_not_a_crash(address: str) -> None:
+    told = [f"--metrics-address: {address!r} is not HOST:PORT"]
+    assert problems("--metrics-address", address) == told
+    assert problems(env={"PULL_SECRET_UPDATER_METRICS_ADDRESS": address}) == told
+
+
+def test_what_is_wrong_with_flags_and_file_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("typo: 1\n")
+    assert problems("--config", str(file), "--metrics-address", "x", "--scope", "everywhere") == [
+        "--metrics-address: 'x' is not HOST:PORT",
+        "scope: must be one of name, namespaces, cluster",
+        "typo: is not a known key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--secret-name", "x", "--scope", "cluster"), "secretNames: is only used in scope name"),
+        (("--namespace", "x"), "namespaces: is only used in scope namespaces"),
+    ],
+)
+def test_a_flag_without_effect_is_told(flags: tuple[str, ...], told: str) -> None:
+    assert problems(*flags) == [f"{told}; set scope, or remove it"]
+
+
+@pytest.mark.parametrize("name", ["LOG_LEVEL", "LOG_FORMAT"])
+def test_how_to_log_is_read_from_the_environment(name: str) -> None:
+    result = CliRunner().invoke(main, ["run"], env={f"PULL_SECRET_UPDATER_{name}": "loud"})
+    assert result.exit_code == 2
+    assert "'loud' is not one of" in result.stderr
