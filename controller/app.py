@@ -48,8 +48,8 @@ DRAIN_SECONDS = 10.0
 
 UNEXPECTED_RETRY_SECONDS = 300.0
 CONNECTIONS = 64
-REQUESTS_TIME = 3
-"""A mint may take so many times the timeout of one request: some issuers are asked thrice, or twice for one token."""
+TIMEOUTS_PER_MINT = 3
+"""A whole mint may take so many times `timeoutSeconds`, however many requests it makes of its issuer."""
 CLOCK_LOOK_SECONDS = 10.0
 CLOCK_STEP_SECONDS = 5.0
 _BAD_INPUT_WORKERS = 4
@@ -238,7 +238,7 @@ class Controller:
             now=self._now,
             wake=self._dispatcher.look_again,
             mints_per_second=limits.mints_per_second,
-            mint_seconds=REQUESTS_TIME * settings.timeout_seconds,
+            mint_seconds=TIMEOUTS_PER_MINT * settings.timeout_seconds,
             concurrency=limits.mint_concurrency,
             telemetry=self._telemetry,
             log=self._log,

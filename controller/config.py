@@ -217,7 +217,7 @@ def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:
         yield f"{path}.timeoutSeconds: must be more than 0 and at most 60"
     if settings.ca_file and not is_ca_file(Path(settings.ca_file)):
         # A file that isn't there is told when it is needed, like a missing proof: here may be another machine.
-        yield f"{path}.caFile: holds no certificate in PEM"
+        yield f"{path}.caFile: can't be read, or holds no certificate in PEM"
     for field in msgspec.structs.fields(settings):
         if problem := _text_problem(field, getattr(settings, field.name)):
             yield f"{path}.{field.encode_name}: {problem}"

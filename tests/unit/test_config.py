@@ -330,7 +330,7 @@ def test_a_ca_file_that_is_no_pem_is_told_and_one_that_is_not_here_is_not(write:
     load(chainguard(write, caFile=str(tmp_path / "missing.pem")))
     (tmp_path / "ca.pem").write_text("not a certificate")
     assert problems(chainguard(write, caFile=str(tmp_path / "ca.pem"))) == [
-        "providers.cg.caFile: holds no certificate in PEM"
+        "providers.cg.caFile: can't be read, or holds no certificate in PEM"
     ]
 
 
