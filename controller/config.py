@@ -18,7 +18,7 @@ from controller.core.dockerconfig import normalise
 from controller.core.schedule import RefreshWindow
 from controller.http import is_ca_file, is_endpoint, is_safe_url
 from controller.providers import TYPES
-from controller.providers.base import NO_ENDPOINT, URL, MissingExtra, ProviderSettings, Seconds
+from controller.providers.base import NO_ENDPOINT, URL, MissingExtra, ProviderSettings, Seconds, fields_of
 
 S = TypeVar("S", bound=msgspec.Struct)
 Scope = Literal["name", "namespaces", "cluster"]
@@ -143,7 +143,7 @@ def _convert(struct: type[S], content: Any, prefix: str, problems: list[str]) ->
     if not isinstance(content, dict):
         problems.append(f"{prefix.rstrip('.') or '$'}: must be a mapping of keys to values")
         return struct()
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    fields = {field.encode_name: field for field in fields_of(struct)}
     problems += [f"{prefix}{key}: is not a known key" for key in content if key not in fields]
     values: dict[str, Any] = {}
     for key, field in fields.items():
@@ -218,7 +218,7 @@ def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:
     if settings.ca_file and not is_ca_file(Path(settings.ca_file)):
         # A file that isn't there is told when it is needed, like a missing proof: here may be another machine.
         yield f"{path}.caFile: can't be read, or holds no certificate in PEM"
-    for field in msgspec.structs.fields(settings):
+    for field in fields_of(type(settings)):
         if problem := _text_problem(field, getattr(settings, field.name)):
             yield f"{path}.{field.encode_name}: {problem}"
     try:

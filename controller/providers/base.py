@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import math
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
@@ -44,6 +45,12 @@ Url = Annotated[str, URL]
 
 class Seconds(float):
     """A duration; in the configuration file a number of seconds, or digits with s, m or h: 90s, 15m, 12h."""
+
+
+@functools.cache
+def fields_of(struct: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """msgspec.structs.fields, which evaluates every annotation anew at each call."""
+    return msgspec.structs.fields(struct)
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -172,7 +179,7 @@ def needs_exactly(credentials: str, wanted: Collection[str], configured: Mapping
 def needs_unset(settings: ProviderSettings, names: Collection[str], because: str) -> Iterator[str]:
     """The problem of each of these fields that is set: it would do nothing in silence."""
     unset = type(settings)(type=settings.type)
-    for field in msgspec.structs.fields(settings):
+    for field in fields_of(type(settings)):
         if field.name in names and getattr(settings, field.name) != getattr(unset, field.name):
             yield f"{field.encode_name}: has no meaning with {because}"
 
