@@ -114,20 +114,20 @@ class Circuit:
         self._failures = 0
         self._failing: set[Hashable] = set()
         """Of the keys that failed since the last success a few: one alone may be at fault itself."""
-        self.opens_again_at: float | None = None
+        self.probe_at: float | None = None
 
     @property
     def is_open(self) -> bool:
         """The provider is only probed."""
-        return self.opens_again_at is not None
+        return self.probe_at is not None
 
     def admits(self, now: float) -> bool:
         """Whether a request may start now. One that may, while open, is the probe: the next waits its turn."""
-        if self.opens_again_at is None:
+        if self.probe_at is None:
             return True
-        if now < self.opens_again_at <= now + _CIRCUIT_PROBE_SECONDS[1]:  # further ahead: the clock was set back
+        if now < self.probe_at <= now + _CIRCUIT_PROBE_SECONDS[1]:  # further ahead: the clock was set back
             return False
-        self.opens_again_at = self._next_probe(now)
+        self.probe_at = self._next_probe(now)
         return True
 
     def note(self, key: Hashable, problem: Problem | None, now: float) -> None:
@@ -135,14 +135,14 @@ class Circuit:
         if problem in _OUR_OWN:
             return
         if problem is None or not problem.providers_fault:
-            self._failures, self.opens_again_at = 0, None
+            self._failures, self.probe_at = 0, None
             self._failing.clear()
             return
         self._failures += 1
         if len(self._failing) < _CIRCUIT_KEYS:
             self._failing.add(key)
         if self._failures >= _CIRCUIT_FAILURES and len(self._failing) >= _CIRCUIT_KEYS:
-            self.opens_again_at = self._next_probe(now)
+            self.probe_at = self._next_probe(now)
 
     def _next_probe(self, now: float) -> float:
         low, high = _CIRCUIT_PROBE_SECONDS
@@ -216,7 +216,7 @@ class Minter(Generic[A]):
             flight.waiting.add(asker)
             return InFlight()
         if not self.circuit.admits(now):
-            return Failed(Problem.ISSUER_UNAVAILABLE, self.circuit.opens_again_at)
+            return Failed(Problem.ISSUER_UNAVAILABLE, self.circuit.probe_at)
         flight = _Flight(self._group.create_task(self._fly(key, valid_until), name=f"mint {self._name}"))
         self._flights[key] = flight
         # The flight belongs to the minter: an asker that is cancelled leaves it in the air for the others.

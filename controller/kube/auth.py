@@ -39,11 +39,6 @@ class Access(Protocol):
         """Scheme, host and port, and a path where there is one; no slash at the end."""
         ...
 
-    @property
-    def namespace(self) -> str | None:
-        """The namespace that we run in, where that is known."""
-        ...
-
     async def headers(self) -> dict[str, str]:
         """Headers that prove who we are; none where a client certificate does. Raises Unauthorized."""
         ...
@@ -71,14 +66,6 @@ class InCluster:
     def url(self) -> str:
         """See Access."""
         return self._url
-
-    @property
-    def namespace(self) -> str | None:
-        """See Access."""
-        try:
-            return (self._directory / "namespace").read_text().strip() or None
-        except OSError:
-            return None
 
     async def headers(self) -> dict[str, str]:
         """See Access."""
@@ -142,11 +129,6 @@ class Kubeconfig:
         """See Access."""
         return self._known.url
 
-    @property
-    def namespace(self) -> str | None:
-        """See Access."""
-        return self._known.namespace
-
     async def headers(self) -> dict[str, str]:
         """See Access."""
         async with self._loading:
@@ -197,7 +179,6 @@ async def from_kubeconfig(path: Path | None, *, now: Callable[[], float]) -> Kub
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     url: str
-    namespace: str | None
     authorization: str | None = field(repr=False)
     """The whole header."""
 
@@ -232,7 +213,6 @@ async def _load_kubeconfig(path: Path | None, now: float) -> _Loaded:
     ends: dt.datetime | None = getattr(loader, "exec_plugin_expiry", None)
     return _Loaded(
         url=str(settings.host).rstrip("/"),
-        namespace=loader.current_context["context"].get("namespace") or None,
         authorization=authorization,
         ca_file=Path(settings.ssl_ca_cert) if settings.ssl_ca_cert else None,
         client_certificate=certificate,

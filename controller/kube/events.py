@@ -31,6 +31,7 @@ REPEAT_SECONDS = 60.0
 """Between two writes of the same Event."""
 
 REMEMBERED = 4096
+COMPONENT = "pull-secret-updater"
 BURST = 50
 PER_SECOND = 10.0
 _MAX_MESSAGE = 1024
@@ -70,12 +71,10 @@ class EventRecorder:
         client: KubeClient,
         now: Callable[[], float],
         log: FilteringBoundLogger,
-        controller_name: str = "pull-secret-updater",
     ) -> None:
         self._client = client
         self._now = now
         self._log = log
-        self._controller_name = controller_name
         self._series: cachetools.LRUCache[_Key, _Series] = cachetools.LRUCache(REMEMBERED)
         self._heap: list[tuple[float, int, _Key]] = []
         """(earliest write in loop time, order, key); at most REMEMBERED. A key that `_series` lost is passed over."""
@@ -176,8 +175,8 @@ class EventRecorder:
             "type": series.kind,
             "reason": key.reason,
             "message": key.message[:_MAX_MESSAGE],
-            "source": {"component": self._controller_name},
-            "reportingComponent": self._controller_name,
+            "source": {"component": COMPONENT},
+            "reportingComponent": COMPONENT,
             "firstTimestamp": _timestamp(series.first_at),
             "lastTimestamp": _timestamp(series.last_at),
             "count": series.count,

@@ -32,10 +32,9 @@ def pod(tmp_path: Path) -> dict[str, str]:
     }
 
 
-async def test_a_pod_knows_its_server_its_token_and_its_namespace(pod: dict[str, str], clock: Clock) -> None:
+async def test_a_pod_knows_its_server_and_its_token(pod: dict[str, str], clock: Clock) -> None:
     access = in_cluster(pod, now=clock)
     assert access.url == "https://10.0.0.1:443"
-    assert access.namespace == "team-a"
     assert await access.headers() == {"Authorization": "Bearer token-1"}
 
 
@@ -141,7 +140,6 @@ def exec_user(command: Path) -> dict[str, Any]:
 async def test_a_token_of_a_kubeconfig_is_sent(tmp_path: Path, clock: Clock) -> None:
     access = await from_kubeconfig(kubeconfig(tmp_path / "config", user={"token": "abc"}), now=clock)
     assert access.url == "https://127.0.0.1:6443"
-    assert access.namespace == "team-a"
     assert await access.headers() == {"Authorization": "Bearer abc"}
 
 
