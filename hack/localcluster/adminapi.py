@@ -19,6 +19,7 @@ class Reply:
 class AdminApi:
     """One request a connection, so that it works across restarts of the server. Verifies the server's certificate."""
 
+    address: str
     port: int
     ca: Path
     certificate: Path
@@ -33,7 +34,7 @@ class AdminApi:
         """
         context = ssl.create_default_context(cafile=str(self.ca))
         context.load_cert_chain(self.certificate, self.key)
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=10)
+        connection = http.client.HTTPSConnection(self.address, self.port, context=context, timeout=10)
         try:
             content = None if body is None else json.dumps(body)
             connection.request(method, path, body=content, headers={"Content-Type": "application/json"})

@@ -1,10 +1,9 @@
-"""Where etcd and kube-apiserver come from.
+"""Where the programs of a cluster come from.
 
-In this order: KUBEBUILDER_ASSETS; the store of setup-envtest; our own cache; else they are built into that cache from
-the Go modules that hack/controlplane pins (build.py), once per user. Nothing is ever downloaded as a binary by us.
+etcd and kube-apiserver, in this order: KUBEBUILDER_ASSETS; the store of setup-envtest; else the Go module that
+hack/controlplane pins. What a node needs beside them comes from that module alone, since all must be of one version.
 """
 
-import hashlib
 import os
 import platform
 import re
@@ -14,13 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack.gomodule import BinariesError, GoPrograms
+
 MODULE = Path(__file__).parents[1] / "controlplane"
 OLDEST = (1, 30)
 """The oldest Kubernetes that we support: ValidatingAdmissionPolicy is v1 since."""
-
-
-class BinariesError(Exception):
-    """The control plane's programs are not where they should be, or can't be built; the message says what to do."""
+ETCD_AND_APISERVER = {"etcd": "go.etcd.io/etcd/server/v3", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver"}
+NODE = {
+    **{
+        name: f"k8s.io/kubernetes/cmd/{name}"
+        for name in ("kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy")
+    },
+    "pause": "controlplane/pause",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +43,17 @@ class Binaries:
         return found if all(os.access(path, os.X_OK) for path in (found.etcd, found.apiserver)) else None
 
 
+def find_or_build(environment: Mapping[str, str] = os.environ) -> Binaries:
+    """etcd and kube-apiserver, built first if there are none, with progress on stderr.
+
+    Raises:
+        BinariesError: as `find`, and if they can't be built.
+    """
+    return find(environment) or built(environment)
+
+
 def find(environment: Mapping[str, str] = os.environ) -> Binaries | None:
-    """The programs that are already on this machine, or None.
+    """etcd and kube-apiserver that are already on this machine, or None.
 
     Raises:
         BinariesError: KUBEBUILDER_ASSETS is set but wrong. Who sets it means it; to take others silently would lie.
@@ -49,7 +63,21 @@ def find(environment: Mapping[str, str] = os.environ) -> Binaries | None:
         if named is None:
             raise BinariesError(f"KUBEBUILDER_ASSETS={assets} has no etcd and kube-apiserver in it")
         return named
-    return _envtest(environment) or Binaries.of(cache(environment), origin="built from hack/controlplane")
+    return _envtest(environment) or Binaries.of(_control_plane().directory(environment), origin=str(MODULE))
+
+
+def built(environment: Mapping[str, str] = os.environ) -> Binaries:
+    """Our own etcd and kube-apiserver, whatever else is on this machine. Raises BinariesError."""
+    directory = _control_plane().find_or_build(environment)
+    found = Binaries.of(directory, origin=str(MODULE))
+    if found is None:
+        raise BinariesError(f"etcd and kube-apiserver are not both in {directory}: delete it, and they are built anew")
+    return found
+
+
+def node_programs() -> GoPrograms:
+    """Scheduler, controller manager, kubelet, kube-proxy, of the version of our own kube-apiserver; and pause."""
+    return _programs("node", NODE, estimate="2 to 7 minutes on 2 cores")
 
 
 def kubectl() -> Path:
@@ -60,21 +88,6 @@ def kubectl() -> Path:
     return path
 
 
-def user_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """What may be deleted at any time and is then made again; shared by all checkouts of a user."""
-    root = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "pull-secret-updater"
-
-
-def cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """The directory of what this checkout's pins build to; other pins have another one."""
-    digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum"):
-        digest.update((MODULE / name).read_bytes())
-    digest.update(f"{ldflags()} {sys.platform} {platform.machine()}".encode())
-    return user_cache(environment) / f"controlplane-{kubernetes_version()}-{digest.hexdigest()[:12]}"
-
-
 def kubernetes_version() -> str:
     """The version that hack/controlplane/go.mod pins, such as v1.37.2."""
     pinned = re.search(r"^\s*k8s\.io/kubernetes (v1\.\d+\.\d+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
@@ -83,7 +96,17 @@ def kubernetes_version() -> str:
     return pinned[1]
 
 
-def ldflags() -> str:
+def _control_plane() -> GoPrograms:
+    return _programs("controlplane", ETCD_AND_APISERVER, estimate="about 6 minutes on 2 cores")
+
+
+def _programs(name: str, packages: Mapping[str, str], *, estimate: str) -> GoPrograms:
+    return GoPrograms(
+        name=f"{name}-{kubernetes_version()}", module=MODULE, packages=packages, ldflags=_ldflags(), estimate=estimate
+    )
+
+
+def _ldflags() -> str:
     """Flags without which the server calls itself v0.0.0-master, which clients that check versions refuse."""
     version = kubernetes_version()
     major, minor, _ = version.removeprefix("v").split(".")

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.localcluster import process
-from hack.localcluster.controlplane import ControlPlane
+from hack.localcluster.controlplane import ControlPlane, ControlPlaneError
+from hack.localcluster.node import NODE, NodeCluster, clear, load
 from hack.localcluster.process import ProcessId
+from hack.localcluster.wire import Wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,9 @@ class Cluster:
     name: str
     directory: Path
     url: str
-    processes: Mapping[str, ProcessId]
+    wire: Wire | None
+    """To its node, if it has one."""
+    processes: dict[str, ProcessId]
 
     @property
     def kubeconfig(self) -> Path:
@@ -29,9 +33,9 @@ class Cluster:
         return self.directory / "kubeconfig"
 
     def running(self) -> bool:
-        """Whether it is complete and both processes are alive."""
-        alive = [known.alive() for known in self.processes.values()]
-        return len(alive) == 2 and all(alive) and self.kubeconfig.exists()
+        """Whether it is complete and all its processes are alive."""
+        complete = self.kubeconfig.exists() and (self.wire is None or NODE in self.processes)
+        return complete and all(known.alive() for known in self.processes.values())
 
 
 def state_directory(environment: Mapping[str, str] = os.environ) -> Path:
@@ -45,18 +49,30 @@ def clusters() -> list[Cluster]:
     return [_read(path.name) for path in sorted(state_directory().glob("*/"))]
 
 
-def up(name: str) -> Path:
-    """Have a running control plane of this name, and return its kubeconfig. What is left of a dead one is removed.
+def up(name: str, *, node: bool = False) -> Path:
+    """Have a running cluster of this name, and return its kubeconfig. What is left of a dead one is removed.
 
     Raises:
-        BinariesError, ControlPlaneError: as ControlPlane.start; then nothing is left.
+        ControlPlaneError: it runs without the node that is asked for.
+        Exception: as ControlPlane.start, or NodeCluster.start; then nothing is left.
     """
     with _exclusive(name):
         there = _read(name)
         if not there.running():
             _remove(there)
-            ControlPlane(there.directory, tethered=False).start()
+            kind = NodeCluster if node else ControlPlane
+            kind(there.directory, tethered=False).start()
+        elif node and there.wire is None:
+            raise ControlPlaneError(f"{name} runs without a node: hack/cluster down --name {name} first")
         return there.kubeconfig
+
+
+def load_image(name: str, image: Path) -> None:
+    """Give the node of this cluster the images of an archive. Raises ControlPlaneError, OSError."""
+    there = _read(name)
+    if there.wire is None or not there.running():
+        raise ControlPlaneError(f"{name} has no running node: hack/cluster up --node --name {name}")
+    load(there.processes[NODE].pid, image)
 
 
 def down(name: str) -> None:
@@ -70,15 +86,17 @@ def _read(name: str) -> Cluster:
     try:
         state = json.loads((directory / "state.json").read_text())
     except FileNotFoundError:
-        state = {"url": "", "processes": {}}
+        state = {"url": "", "wire": None, "processes": {}}
     processes = {program: ProcessId(**known) for program, known in state["processes"].items()}
-    return Cluster(name=name, directory=directory, url=state["url"], processes=processes)
+    wire = None if state["wire"] is None else Wire(state["wire"])
+    return Cluster(name=name, directory=directory, url=state["url"], wire=wire, processes=processes)
 
 
 def _remove(cluster: Cluster) -> None:
-    for program in ("kube-apiserver", "etcd"):  # etcd last: the other complains for long when it is gone
-        if known := cluster.processes.get(program):
-            process.end(known)
+    for known in reversed(cluster.processes.values()):
+        process.end(known, kill=True)  # nothing that it could still save is kept
+    if cluster.wire is not None:
+        clear(cluster.wire)
     shutil.rmtree(cluster.directory, ignore_errors=True)
 
 

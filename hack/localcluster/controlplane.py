@@ -5,7 +5,8 @@
 
 TLS with a CA of its own, RBAC on, a free port on loopback, etcd on unix sockets that only the user can open. There is
 no kube-controller-manager: make ServiceAccounts yourself, namespaces never finish terminating, and the aggregated
-ClusterRoles admin, edit and view have no rules. So the ServiceAccount admission plugin is off.
+ClusterRoles admin, edit and view have no rules. So the ServiceAccount admission plugin is off. node.py adds what is
+missing.
 """
 
 import http.client
@@ -21,11 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hack.localcluster import flags, kubeconfig, pki, process
+from hack import pki
+from hack.localcluster import flags, kubeconfig, process
 from hack.localcluster.adminapi import AdminApi
-from hack.localcluster.binaries import Binaries
-from hack.localcluster.build import find_or_build
+from hack.localcluster.binaries import Binaries, find_or_build
 from hack.localcluster.process import ProcessId
+from hack.localcluster.wire import Wire
 
 ADMIN, ADMIN_GROUPS = "local-admin", ("system:masters",)
 READY_SECONDS = 90
@@ -59,21 +61,23 @@ class ControlPlane:
         port: int | None = None,
         apiserver_flags: Mapping[str, str] | None = None,
         tethered: bool = True,
+        wire: Wire | None = None,
     ) -> None:
         """Start nothing yet. Without a `directory` a temporary one is made; `stop` removes either.
 
-        `port` is tried first; if it is taken, another.
+        `port` is tried first; if it is taken, another. With a `wire` it serves the node at its end, and not loopback.
         """
         self._given_directory = directory
         self._binaries = binaries
-        self._extra_flags = dict(apiserver_flags or {})
+        self._wire = wire
+        self._flags = {**flags.APISERVER, **(flags.for_nodes(wire) if wire else {}), **(apiserver_flags or {})}
         self._tethered = tethered
         self._authority = pki.make_authority()
-        self._etcd: subprocess.Popen[bytes] | None = None
-        self._apiserver: subprocess.Popen[bytes] | None = None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self.processes: dict[str, ProcessId] = {}
-        """What runs, by program; also in state.json of the directory, for who comes later."""
-        self.port = port or _free_port()
+        """What runs, by program, in the order of its start; also in state.json of the directory, for later."""
+        self.address = wire.host if wire else "127.0.0.1"
+        self.port = port or _free_port(self.address)
         self.directory = Path()
 
     def __enter__(self) -> Self:
@@ -90,7 +94,7 @@ class ControlPlane:
     @property
     def url(self) -> str:
         """Where the API server is."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def ca(self) -> Path:
@@ -105,12 +109,11 @@ class ControlPlane:
     @property
     def admin(self) -> AdminApi:
         """For the few requests that no client library is worth."""
-        return AdminApi(
-            port=self.port, ca=self.ca, certificate=self.directory / "admin.crt", key=self.directory / "admin.key"
-        )
+        certificate, key = self.directory / "admin.crt", self.directory / "admin.key"
+        return AdminApi(address=self.address, port=self.port, ca=self.ca, certificate=certificate, key=key)
 
     def start(self) -> None:
-        """Start both processes and return when the API server is ready; on any failure leave nothing behind.
+        """Start etcd and kube-apiserver, and return when the API server is ready; on any failure leave nothing behind.
 
         Raises:
             BinariesError: there is nothing to start and it can't be built.
@@ -122,24 +125,23 @@ class ControlPlane:
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._write_keys()
-            self._etcd = self._spawn("etcd", [str(binaries.etcd), *flags.render(flags.ETCD)])
+            self.spawn("etcd", [str(binaries.etcd), *flags.render(flags.ETCD)])
             self._start_on_a_free_port()
-            admin = pki.make_client(self._authority, user=ADMIN, groups=ADMIN_GROUPS)
-            self._write_kubeconfig(self.kubeconfig, user=ADMIN, pair=admin)
+            self.write_kubeconfig(self.kubeconfig, user=ADMIN, groups=ADMIN_GROUPS)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """End both processes, wait for their ends, remove the directory. Fine if it never started."""
-        for name in ("kube-apiserver", "etcd"):
-            self._end(name)
+        """End what runs, the last first, wait for its end, remove the directory. Fine if it never started."""
+        for name in reversed(list(self.processes)):
+            self.end(name, kill=True)  # nothing that it could still save is kept
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop_apiserver(self, *, kill: bool = False) -> None:
         """An outage: end the API server (by SIGKILL if `kill`) and return when its port is closed. Data stays."""
-        self._end("kube-apiserver", kill=kill)
+        self.end("kube-apiserver", kill=kill)
 
     def start_apiserver(self) -> None:
         """End an outage: same port, same data, ready when this returns.
@@ -150,20 +152,55 @@ class ControlPlane:
         binaries = self._binaries
         if binaries is None:
             raise ControlPlaneError("not started yet")
-        arguments = flags.render({**flags.APISERVER, "secure-port": str(self.port), **self._extra_flags})
-        self._apiserver = self._spawn("kube-apiserver", [str(binaries.apiserver), *arguments])
+        arguments = flags.render({"secure-port": str(self.port), **self._flags})
+        self.spawn("kube-apiserver", [str(binaries.apiserver), *arguments])
         try:
             self._wait_until_ready()
         except BaseException:
-            self._end("kube-apiserver", kill=True)
+            self.end("kube-apiserver", kill=True)
             raise
+
+    def spawn(self, name: str, command: Sequence[str]) -> int:
+        """Start a program of this cluster in its directory, with a log of its name; returns its pid."""
+        child, known = process.spawn(
+            command, directory=self.directory, log=self.directory / f"{name}.log", tethered=self._tethered
+        )
+        self._children[name] = child
+        self.note(name, known)
+        return child.pid
+
+    def note(self, name: str, known: ProcessId) -> None:
+        """To end the program `name` means to end this process: what it spawned, where it only waits for that."""
+        self.processes[name] = known
+        self._record()
+
+    def end(self, name: str, *, kill: bool = False) -> None:
+        """End it, and return when it is gone. Fine if it doesn't run."""
+        if running := self.processes.pop(name, None):
+            process.end(running, kill=kill)
+            self._children.pop(name).wait()
+            self._record()
+
+    def check_alive(self) -> None:
+        """Raises ControlPlaneError, with the end of its log, if a program ended that should run."""
+        for name, child in self._children.items():
+            if child.poll() is not None:
+                raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self.log_tail(name)}")
+
+    def log_tail(self, name: str) -> str:
+        """The last lines that a program wrote."""
+        return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
         """Write and return a kubeconfig of another user, proved by a client certificate."""
-        pair = pki.make_client(self._authority, user=user, groups=groups)
         path = self.directory / f"kubeconfig-{user.replace('/', '_').replace(':', '_')}"
-        self._write_kubeconfig(path, user=user, pair=pair)
+        self.write_kubeconfig(path, user=user, groups=groups)
         return path
+
+    def write_kubeconfig(self, path: Path, *, user: str, groups: Sequence[str] = ()) -> None:
+        """The same, at a place of one's own."""
+        pair = pki.make_client(self._authority, user=user, groups=groups)
+        pki.write_private(path, kubeconfig.render(self.url, ca=self._authority.certificate, user=user, pair=pair))
 
     def service_account_token(
         self, namespace: str, name: str, *, audiences: Sequence[str] = (), seconds: int = 3600
@@ -183,7 +220,7 @@ class ControlPlane:
 
     def _write_keys(self) -> None:
         pairs = {
-            "apiserver": pki.make_server(self._authority, addresses=["127.0.0.1", "10.0.0.1"]),
+            "apiserver": pki.make_server(self._authority, addresses=[self.address, "10.0.0.1"]),
             "admin": pki.make_client(self._authority, user=ADMIN, groups=ADMIN_GROUPS),
         }
         for name, pair in pairs.items():
@@ -191,10 +228,6 @@ class ControlPlane:
             pki.write_private(self.directory / f"{name}.key", pair.key)
         self.ca.write_bytes(self._authority.certificate)
         pki.write_token_keys(self.directory)
-
-    def _write_kubeconfig(self, path: Path, *, user: str, pair: pki.Pair) -> None:
-        content = kubeconfig.render(self.url, ca=self._authority.certificate, user=user, pair=pair)
-        pki.write_private(path, content)
 
     def _start_on_a_free_port(self) -> None:
         """Another process may take the port between our look and the server's start: then try the next one."""
@@ -204,39 +237,22 @@ class ControlPlane:
             except ControlPlaneError as error:
                 if "address already in use" not in str(error):
                     raise
-                self.port = _free_port()
+                self.port = _free_port(self.address)
         return self.start_apiserver()
-
-    def _spawn(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
-        log = self.directory / f"{name}.log"
-        child, started = process.spawn(command, directory=self.directory, log=log, tethered=self._tethered)
-        self.processes[name] = ProcessId(pid=child.pid, started=started)
-        self._record()
-        return child
-
-    def _end(self, name: str, *, kill: bool = False) -> None:
-        if running := self.processes.pop(name, None):
-            process.end(running, kill=kill)
-            child = self._etcd if name == "etcd" else self._apiserver
-            if child is not None:
-                child.wait()
-            self._record()
 
     def _record(self) -> None:
         """Say in state.json what runs here, so that `hack/cluster down` can end it whatever became of us."""
         running = {name: {"pid": known.pid, "started": known.started} for name, known in self.processes.items()}
         new = self.directory / "state.json.new"
-        new.write_text(json.dumps({"url": self.url, "processes": running}))
+        new.write_text(json.dumps({"url": self.url, "wire": self._wire and self._wire.number, "processes": running}))
         new.replace(self.directory / "state.json")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready():
-            for name, child in (("etcd", self._etcd), ("kube-apiserver", self._apiserver)):
-                if child is not None and child.poll() is not None:
-                    raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self._log_tail(name)}")
+            self.check_alive()
             if time.monotonic() > deadline:
-                tail = self._log_tail("kube-apiserver")
+                tail = self.log_tail("kube-apiserver")
                 raise ControlPlaneError(f"kube-apiserver was not ready after {READY_SECONDS} s:\n{tail}")
             time.sleep(0.1)
 
@@ -245,11 +261,8 @@ class ControlPlane:
             return all(self.admin.request("GET", path).status == http.client.OK for path in READY_PATHS)
         return False
 
-    def _log_tail(self, name: str) -> str:
-        return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
-
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((address, 0))
         return int(listener.getsockname()[1])

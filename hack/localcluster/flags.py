@@ -1,4 +1,6 @@
-"""What both programs are started with; relative paths are within the control plane's directory."""
+"""What the programs of a control plane are started with; relative paths are within its directory."""
+
+from hack.localcluster.wire import Wire
 
 ETCD = {
     "data-dir": "etcd",
@@ -29,6 +31,39 @@ APISERVER = {
     "disable-admission-plugins": "ServiceAccount",  # it waits for what kube-controller-manager makes
     "allow-privileged": "true",
 }
+
+
+def for_nodes(wire: Wire) -> dict[str, str]:
+    """Over APISERVER: reached by the wire, and with the admission and authorisation that Pods and kubelets need."""
+    return {
+        "bind-address": wire.host,
+        "advertise-address": wire.host,
+        "endpoint-reconciler-type": "lease",
+        "authorization-mode": "Node,RBAC",
+        "disable-admission-plugins": "",
+        "enable-admission-plugins": "NodeRestriction",
+        "kubelet-client-certificate": "admin.crt",
+        "kubelet-client-key": "admin.key",
+        "kubelet-preferred-address-types": "InternalIP",
+    }
+
+
+MANAGERS = {
+    "kube-controller-manager": {
+        "kubeconfig": "kube-controller-manager.kubeconfig",
+        "service-account-private-key-file": "sa.key",
+        "root-ca-file": "ca.crt",
+        "use-service-account-credentials": "true",
+        "leader-elect": "false",
+        "secure-port": "0",
+    },
+    "kube-scheduler": {
+        "kubeconfig": "kube-scheduler.kubeconfig",
+        "leader-elect": "false",
+        "secure-port": "0",
+    },
+}
+"""What Pods need beside the API server, each as its own user `system:<name>`."""
 
 
 def render(values: dict[str, str]) -> list[str]:

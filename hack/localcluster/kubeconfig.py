@@ -3,7 +3,7 @@
 import base64
 import json
 
-from hack.localcluster.pki import Pair
+from hack.pki import Pair
 
 
 def render(server: str, *, ca: bytes, user: str, pair: Pair) -> bytes:

@@ -33,8 +33,10 @@ class ProcessId:
         return _started(self.pid) == self.started
 
 
-def spawn(command: Sequence[str], *, directory: Path, log: Path, tethered: bool) -> tuple[subprocess.Popen[bytes], str]:
-    """Start `command` in `directory`, its output appended to `log`; returns it and its start time for a ProcessId.
+def spawn(
+    command: Sequence[str], *, directory: Path, log: Path, tethered: bool
+) -> tuple[subprocess.Popen[bytes], ProcessId]:
+    """Start `command` in `directory`, its output appended to `log`.
 
     A tethered process is killed when ours ends, another stays.
     """
@@ -53,7 +55,12 @@ def spawn(command: Sequence[str], *, directory: Path, log: Path, tethered: bool)
             )
 
     child = _spawner.submit(start).result()
-    return child, _started(child.pid) or ""
+    return child, identify(child.pid)
+
+
+def identify(pid: int) -> ProcessId:
+    """The process that has this pid now."""
+    return ProcessId(pid=pid, started=_started(pid) or "")
 
 
 def end(process: ProcessId, *, kill: bool = False, grace_seconds: float = 20) -> None:

@@ -17,8 +17,7 @@ import jwt
 import pytest
 
 from hack.localcluster import BinariesError, ControlPlane, ControlPlaneError, kubectl
-from hack.localcluster.binaries import find
-from hack.localcluster.build import find_or_build
+from hack.localcluster.binaries import find, find_or_build
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from controller.http import AiohttpTransport, Reply, TlsFilesUnfit, Unreachable, fetch, http_date, retry_after_seconds
-from hack.localcluster.pki import make_authority
+from hack.pki import make_authority
 from tests.unit.fakes import NOW, Answer, FakeTransport, Sent
 from tests.unit.virtual_time import Clock
 

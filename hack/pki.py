@@ -1,4 +1,4 @@
-"""The keys and certificates of one control plane. Its CA signs only for this cluster and is removed with it."""
+"""Keys and certificates for what runs here and now: each CA signs for one cluster or server, and goes with it."""
 
 import ipaddress
 from collections.abc import Sequence

@@ -1,0 +1,54 @@
+"""Images without a builder: the archive that `docker load`, `buildah pull` and `ctr images import` take.
+
+https://github.com/moby/docker-image-spec/blob/main/spec.md
+"""
+
+import hashlib
+import io
+import json
+import platform
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, Any]) -> None:
+    """Write to `target` the image `name` of one layer, all that is below `root`; `config` is what it runs, and how."""
+    layer = target.with_suffix(".layer")
+    try:
+        with tarfile.open(layer, mode="w") as tar:
+            tar.add(root, arcname=".", filter=_owned_as_they_are)
+        with layer.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        described = {
+            "architecture": MACHINES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+            "config": dict(config),
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "history": [{"created_by": "hack/imagebuild"}],  # buildah counts them when it builds on top
+        }
+        manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+        with tarfile.open(target, mode="w") as tar:
+            for path, value in (("config.json", described), ("manifest.json", manifest)):
+                entry, text = tarfile.TarInfo(path), json.dumps(value).encode()
+                entry.size = len(text)
+                tar.addfile(entry, io.BytesIO(text))
+            tar.add(layer, arcname="layer.tar")
+    finally:
+        layer.unlink(missing_ok=True)
+
+
+def layer_sizes(archive: Path) -> list[int]:
+    """Bytes of each layer, unpacked, the base's first."""
+    with tarfile.open(archive) as tar:
+        manifest = json.load(tar.extractfile("manifest.json") or io.BytesIO())
+        # docker save writes a layer that stands twice as a link to the first.
+        return [tar.getmember(tar.getmember(name).linkname or name).size for name in manifest[0]["Layers"]]
+
+
+def _owned_as_they_are(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Devices are made anew by whoever runs it, and may not be made by whoever unpacks it."""
+    return None if entry.isdev() else entry
