@@ -30,7 +30,7 @@ def main() -> None:
     "--kubeconfig",
     type=_FILE,
     envvar=f"{_PREFIX}KUBECONFIG",
-    help="Reach the cluster by this file's current context; without it, as a Pod of the cluster.",
+    help="Reach the cluster by this file's current context (extra `kubeconfig`); without it, as a Pod of the cluster.",
 )
 @click.option(
     "--scope",

@@ -190,8 +190,12 @@ class _Loaded:
 
 
 async def _load_kubeconfig(path: Path | None, now: float) -> _Loaded:
-    from kubernetes.aio import client, config  # noqa: PLC0415 -- 20 MiB, which a controller in a Pod does not need
-
+    try:
+        from kubernetes.aio import client, config  # noqa: PLC0415 -- 20 MiB, which a controller in a Pod does not need
+    except ImportError as error:
+        raise NoAccess(
+            "to read a kubeconfig a package is missing: pip install pull-secret-updater[kubeconfig]"
+        ) from error
     _refuse_missing(path)
     settings: Any = client.Configuration()
     try:

@@ -214,6 +214,15 @@ def test_a_plugin_that_fails_is_told_without_what_it_printed(tmp_path: Path) -> 
     assert CANARY not in str(raised.value)
 
 
+async def test_without_the_official_client_a_kubeconfig_says_what_to_install(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not in the image, where no kubeconfig is read."""
+    monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
+    with pytest.raises(NoAccess, match=r"pip install pull-secret-updater\[kubeconfig\]"):
+        await from_kubeconfig(tmp_path / "kubeconfig", now=clock)
+
+
 async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path, clock: Clock) -> None:
     with pytest.raises(NoAccess, match="nowhere"):
         await from_kubeconfig(tmp_path / "nowhere", now=clock)
