@@ -83,7 +83,7 @@ class Api:
         content_type: str = "application/json",
         timeout: urllib3.Timeout | float = 30,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": "application/json, */*", "Content-Type": content_type}
         # Each time anew: an exec plugin's token is good for minutes only.
         self._client.update_params_for_auth(headers, [], ["BearerToken"], "", "", None)
         return self._pool.request(

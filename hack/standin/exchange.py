@@ -21,7 +21,7 @@ import msgspec
 from aiohttp import web
 
 from hack.standin.behaviour import Behaviour, Exchange, Fault
-from hack.standin.tokens import ClusterTrust, SigningKey, UntrustedError
+from hack.standin.tokens import SigningKey, Trust, UntrustedError
 
 AUDIENCE = "issuer.enforce.dev"
 CONTROLLER = "system:serviceaccount:pull-secret-updater:controller"
@@ -45,7 +45,7 @@ class Issuer:
 
     def __init__(
         self,
-        trust: ClusterTrust,
+        trust: Trust,
         *,
         subject: str = CONTROLLER,
         default: Behaviour | None = None,
@@ -102,7 +102,7 @@ class Issuer:
         return [one for one in self._exchanges if one.identity == identity]
 
     def application(self, *, control: bool = False) -> web.Application:
-        """The routes. With `control`, anyone who can reach the server may script it: loopback only."""
+        """The routes. With `control`, who can reach the server may script it: loopback, or a test's own cluster."""
         app = web.Application(middlewares=[_errors_in_json], client_max_size=1 << 16)
         app.router.add_get("/sts/exchange", self._exchange)
         app.router.add_post("/sts/exchange", self._exchange)

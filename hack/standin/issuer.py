@@ -1,14 +1,16 @@
-"""Serves the stand-in issuer on loopback: in a thread for tests, as a process for the demo.
+"""Serves the stand-in issuer: on loopback in a thread for tests, or as a process; in a Pod of the cluster it trusts.
 
-with IssuerThread(Issuer(ClusterTrust(kubeconfig, audience=AUDIENCE))) as issuer: ...
-python -m hack.standin.issuer --kubeconfig FILE [--port N] [--control]      prints its URL, ends on SIGTERM
+with IssuerThread(Issuer(PublishedKeys(cluster.api.get, audience=AUDIENCE))) as issuer: ...
+python -m hack.standin.issuer [--kubeconfig FILE] [--port N] [--control]      prints its URL, ends on SIGTERM
 """
 
 import asyncio
 import contextlib
 import signal
+import ssl
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -17,20 +19,39 @@ from aiohttp import web
 
 from hack.standin.behaviour import Behaviour
 from hack.standin.exchange import AUDIENCE, CONTROLLER, Issuer
-from hack.standin.tokens import ClusterTrust
+from hack.standin.pod import in_pod
+from hack.standin.tokens import Get, PublishedKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """For whoever is not on this machine."""
+
+    url: str
+    """By which others reach it, and its name in the tokens."""
+    certificates: Path
+    """A directory with tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted."""
 
 
 @contextlib.asynccontextmanager
-async def serve(issuer: Issuer, *, port: int = 0, control: bool = False) -> AsyncIterator[str]:
-    """Listens on loopback and yields the URL. Port 0 takes a free one."""
+async def serve(
+    issuer: Issuer, *, port: int = 0, control: bool = False, public: Public | None = None
+) -> AsyncIterator[str]:
+    """Listens on loopback, or with TLS on all addresses, and yields the URL. Port 0 takes a free one."""
     # Cancelling the handler when its caller leaves is what ends, and records, a hang.
     runner = web.AppRunner(
         issuer.application(control=control), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        if public:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(public.certificates / "tls.crt", public.certificates / "tls.key")
+            await web.TCPSite(runner, None, port, ssl_context=context).start()
+            issuer.url = public.url
+        else:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            issuer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield issuer.url
     finally:
         await runner.cleanup()
@@ -68,31 +89,53 @@ class IssuerThread:
             await self._done.wait()
 
 
-async def _until_told(issuer: Issuer, *, port: int, control: bool) -> None:
+async def _until_told(issuer: Issuer, *, port: int, control: bool, public: Public | None) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    async with serve(issuer, port=port, control=control) as url:
+    async with serve(issuer, port=port, control=control, public=public) as url:
         click.echo(url)
         await told.wait()
 
 
-@click.command(help="A stand-in for Chainguard's token issuer, on loopback. Prints its URL and runs until SIGTERM.")
-@click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path), required=True, help="whose tokens to trust")
+def _cluster(kubeconfig: Path | None) -> Get:
+    if kubeconfig is None:
+        return in_pod()
+    from hack.standin.api import Api  # noqa: PLC0415 - the official client, which the image has not
+
+    return Api(kubeconfig).get
+
+
+@click.command(help="A stand-in for Chainguard's token issuer. Prints its URL and runs until SIGTERM.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, path_type=Path),
+    help="whose tokens to trust [default: this Pod's]",
+)
 @click.option("--port", default=0, show_default="a free one")
+@click.option("--public", nargs=2, metavar="URL DIRECTORY", help="listen on all addresses, with tls.crt, tls.key")
 @click.option("--lifetime", default=30.0, show_default=True, help="of a minted token, in seconds")
 @click.option("--subject", default=CONTROLLER, show_default=True, help="who may assume any identity")
 @click.option("--trust", multiple=True, metavar="IDENTITY=SUBJECT", help="who alone may assume this identity")
 @click.option("--control", is_flag=True, help="serve POST /control and GET /exchanges")
-def main(*, kubeconfig: Path, port: int, lifetime: float, subject: str, trust: tuple[str, ...], control: bool) -> None:
+def main(
+    *,
+    kubeconfig: Path | None,
+    port: int,
+    public: tuple[str, str] | None,
+    lifetime: float,
+    subject: str,
+    trust: tuple[str, ...],
+    control: bool,
+) -> None:
     """The process form."""
-    issuer = Issuer(
-        ClusterTrust(kubeconfig, audience=AUDIENCE), subject=subject, default=Behaviour(lifetime_seconds=lifetime)
-    )
+    keys = PublishedKeys(_cluster(kubeconfig), audience=AUDIENCE)
+    issuer = Issuer(keys, subject=subject, default=Behaviour(lifetime_seconds=lifetime))
     for pair in trust:
         identity, _, only = pair.partition("=")
         issuer.trust(identity, subject=only)
-    asyncio.run(_until_told(issuer, port=port, control=control))
+    known = Public(url=public[0], certificates=Path(public[1])) if public else None
+    asyncio.run(_until_told(issuer, port=port, control=control, public=known))
 
 
 if __name__ == "__main__":

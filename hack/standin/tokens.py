@@ -1,42 +1,42 @@
-"""The two ends of a token exchange: trust in a cluster's ServiceAccount tokens, and tokens of our own.
+"""The two ends of a token exchange: trust in the tokens of others, and tokens of our own.
 
 Every token minted here carries a canary, readable in its payload and in its `jti`: who finds it, or any part of the
 token, in a log or an Event has found a leak.
 """
 
 import asyncio
-import json
 import secrets
-import subprocess
+import urllib.parse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from hack.localcluster import kubectl
-
 
 class UntrustedError(Exception):
-    """The bearer isn't a ServiceAccount token of the cluster, for our audience, that is still valid."""
+    """The bearer isn't a token of the issuer that we trust, for our audience, that is still valid."""
 
 
-class ClusterTrust:
-    """Verifies ServiceAccount tokens with the keys that the API server itself publishes.
+Get = Callable[[str], dict[str, Any]]
+"""GET of a path at an issuer, of which the answer is JSON."""
+
+
+class PublishedKeys:
+    """Verifies tokens of an OIDC issuer, such as a cluster is, with the keys that it publishes.
 
     The keys are fetched once, and again when a token names a key that isn't among them (a rotation).
     """
 
-    def __init__(self, kubeconfig: Path, *, audience: str) -> None:
-        self._kubeconfig = kubeconfig
+    def __init__(self, get: Get, *, audience: str) -> None:
+        self._get = get
         self._audience = audience
         self._issuer = ""
         self._keys: dict[str, jwt.PyJWK] = {}
 
     async def claims(self, token: str) -> dict[str, Any]:
-        """The verified claims; raises UntrustedError."""
+        """The verified claims; raises UntrustedError, with the name of what is wrong."""
         try:
             key_id = str(jwt.get_unverified_header(token)["kid"])
             if key_id not in self._keys:
@@ -53,13 +53,11 @@ class ClusterTrust:
             raise UntrustedError(type(error).__name__) from error
 
     def _fetch(self) -> None:
-        self._issuer = self._get("/.well-known/openid-configuration")["issuer"]
-        self._keys = {key["kid"]: jwt.PyJWK(key) for key in self._get("/openid/v1/jwks")["keys"]}
-
-    def _get(self, path: str) -> dict[str, Any]:
-        command = [str(kubectl()), "--kubeconfig", str(self._kubeconfig), "get", "--raw", path]
-        answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        return answer
+        discovered = self._get("/.well-known/openid-configuration")
+        self._issuer = discovered["issuer"]
+        # The path alone: we reach the issuer in our own way, whatever name it gives itself.
+        published = self._get(urllib.parse.urlsplit(discovered["jwks_uri"]).path)
+        self._keys = {key["kid"]: jwt.PyJWK(key) for key in published["keys"]}
 
 
 class SigningKey:

@@ -14,7 +14,7 @@ import yaml
 
 from controller.kube.admission import POLICIES
 from hack.localcluster import ControlPlane
-from hack.localcluster.build import find_or_build
+from hack.localcluster.binaries import find_or_build
 from hack.standin import manifests
 from hack.standin.api import ApiError
 from hack.standin.behaviour import Behaviour
@@ -23,7 +23,7 @@ from hack.standin.controller import ControllerProcess
 from hack.standin.exchange import Issuer
 from hack.standin.issuer import IssuerThread
 from hack.standin.mounted import AUDIENCE, USER, MountedTokens
-from hack.standin.tokens import ClusterTrust
+from hack.standin.tokens import PublishedKeys
 from hack.story.screen import Screen
 from hack.story.secret import PREFIX, SecretWatch
 
@@ -121,7 +121,7 @@ def _install(screen: Screen, stack: ExitStack, cluster: Cluster, *, given: bool)
 
 
 def _issuer(screen: Screen, stack: ExitStack, cluster: Cluster, mounted: MountedTokens) -> Issuer:
-    trust = ClusterTrust(cluster.kubeconfig, audience=AUDIENCE)
+    trust = PublishedKeys(cluster.api.get, audience=AUDIENCE)
     issuer = Issuer(trust, subject=USER, default=Behaviour(lifetime_seconds=TOKEN_SECONDS))
     stack.enter_context(IssuerThread(issuer))
     # Also fetches the keys, so that the first fill isn't measured with it.

@@ -17,7 +17,7 @@ from hack.standin.controller import ControllerProcess
 from hack.standin.exchange import AUDIENCE, Issuer
 from hack.standin.issuer import IssuerThread
 from hack.standin.mounted import MountedTokens
-from hack.standin.tokens import ClusterTrust
+from hack.standin.tokens import PublishedKeys
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.controllers import Controllers
@@ -28,8 +28,9 @@ from tests.e2e.support.tenant import Tenant
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kubeconfig FILE`: an existing cluster, as its admin."""
+    """`--kubeconfig FILE`: an existing cluster, as its admin. `--images DIRECTORY` is for tests/e2e/localnode."""
     parser.addoption("--kubeconfig", type=Path, default=None, help="run on this cluster in place of a local one")
+    parser.addoption("--images", type=Path, default=None, help="where hack/e2e-node has built the images")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -85,7 +86,7 @@ def manifests(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def issuer(cluster: Cluster) -> Iterator[Issuer]:
     """The stand-in for Chainguard's issuer; it trusts the cluster's own ServiceAccount tokens."""
-    with IssuerThread(Issuer(ClusterTrust(cluster.kubeconfig, audience=AUDIENCE))) as running:
+    with IssuerThread(Issuer(PublishedKeys(cluster.api.get, audience=AUDIENCE))) as running:
         yield running
 
 

@@ -25,7 +25,7 @@ from hack.standin.mounted import NAME, NAMESPACE
 from hack.standin.oauth import TokenExchange
 from hack.standin.quay import Quay
 from hack.standin.registry import Registry
-from hack.standin.tokens import ClusterTrust
+from hack.standin.tokens import PublishedKeys
 from hack.standin.wire import Answer, Asked, Servers, Vendor, Wire
 from tests.e2e.support import kubelet
 from tests.e2e.support.cluster import Cluster
@@ -68,9 +68,9 @@ class Ground:
     servers: Servers
     directory: Path
 
-    def trust(self, audience: str) -> ClusterTrust:
+    def trust(self, audience: str) -> PublishedKeys:
         """In the cluster's ServiceAccount tokens for that audience."""
-        return ClusterTrust(self.cluster.kubeconfig, audience=audience)
+        return PublishedKeys(self.cluster.api.get, audience=audience)
 
     def token_file(self, audience: str) -> str:
         """A file with a token of the controller's ServiceAccount, as a kubelet projects it."""
