@@ -1,8 +1,8 @@
-# docker build --build-arg REVISION="$(git rev-parse HEAD)" -t pull-secret-updater .
+# hack/image builds it, with docker, podman or buildah.
 #
-# For a release pin the base by digest: --build-arg BASE=docker.io/library/python:3.13-slim@sha256:... Both stages stand on it. Any
-# will do that has python3 (3.11 or later, with venv) and CA certificates.
-ARG BASE=docker.io/library/python:3.13-slim
+# Both stages stand on BASE, the official image of Python 3.13.15 on Debian trixie. Any will do that has python3 (3.11 or later, with
+# venv) and CA certificates.
+ARG BASE=docker.io/library/python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore

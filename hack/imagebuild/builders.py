@@ -1,0 +1,83 @@
+"""docker, podman and buildah, each as far as we need it: build, take an archive, write one."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class BuildError(Exception):
+    """An image can't be built; the message says what to do, or the tool's own words are above."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builder:
+    """One of the three. Where it keeps images is its own affair, unless `environment` says otherwise."""
+
+    name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def build(self, context: Path, *, file: Path, tag: str, arguments: Mapping[str, str]) -> None:
+        """Build `file` with the files of `context` and name it `tag`. Raises BuildError."""
+        values = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
+        options = ["--file", str(file), "--tag", tag, *values]
+        if self.name == "buildah":
+            # chroot needs no more than root has in a container, or a user in a namespace; the network is for pip.
+            options += ["--isolation", "chroot", "--network", "host", "--layers=false"]
+        if self.name != "docker":
+            options += ["--pull=missing"] if self.name == "podman" else ["--pull-never"]
+        self._run("build", *options, str(context))
+
+    def pull(self, image: str) -> bool:
+        """Have an image of a registry here; whether it could be had."""
+        quiet = subprocess.DEVNULL
+        command = [self.name, "pull", image]
+        return subprocess.run(command, stdout=quiet, stderr=quiet, env=self._environment(), check=False).returncode == 0
+
+    def load(self, archive: Path) -> None:
+        """Take an image from an archive, under the name it has there. Raises BuildError."""
+        self._run(*(["pull", f"docker-archive:{archive}"] if self.name == "buildah" else ["load", "-i", str(archive)]))
+
+    def save(self, tag: str, archive: Path) -> None:
+        """Write an image to an archive, as `docker save` does. Raises BuildError."""
+        archive.unlink(missing_ok=True)  # skopeo's code, in the other two, adds to one that is there
+        match self.name:
+            case "buildah":
+                self._run("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
+            case "podman":
+                self._run("save", "--quiet", "--format", "docker-archive", "-o", str(archive), tag)
+            case _:
+                self._run("save", "-o", str(archive), tag)
+
+    def _run(self, *arguments: str) -> None:
+        # Its words are progress, and our answer is on stdout.
+        done = subprocess.run([self.name, *arguments], stdout=2, env=self._environment(), check=False)
+        if done.returncode != 0:
+            raise BuildError(f"{self.name} {arguments[0]} ended with {done.returncode}; its own words are above")
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.environment}
+
+
+ALL = ("docker", "podman", "buildah")
+NONE = f"none of {', '.join(ALL)} works here. Start Docker, or install buildah: hack/cluster packages --image-tools"
+
+
+def find(names: Sequence[str] = ALL, *, otherwise: str = NONE) -> Builder:
+    """The first that works here. Raises BuildError, with the sentence `otherwise`."""
+    for name in names:
+        if shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
+            return Builder(name=name)
+    raise BuildError(otherwise)
+
+
+def with_own_store(builder: Builder, directory: Path) -> Builder:
+    """The same, with images in `directory` alone, so that none stays; but docker has one store, its daemon's."""
+    if builder.name == "docker":
+        return builder
+    store = directory / "storage.conf"
+    driver = "vfs"  # slower than overlay, and at work on every file system
+    store.write_text(f'[storage]\ndriver = "{driver}"\ngraphroot = "{directory}/images"\nrunroot = "{directory}/run"\n')
+    return Builder(name=builder.name, environment={"CONTAINERS_STORAGE_CONF": str(store)})

@@ -1,0 +1,67 @@
+"""What is in an image, told by Syft (https://github.com/anchore/syft) in SPDX."""
+
+import json
+import os
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from hack.gomodule import GoPrograms
+from hack.imagebuild.builders import BuildError
+
+SYFT = GoPrograms(
+    name="syft",
+    module=Path(__file__).parents[1] / "tools" / "syft",
+    packages={"syft": "github.com/anchore/syft/cmd/syft"},
+    estimate="2 to 5 minutes on 2 cores",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Package:
+    """One of an SBOM; `kind` is its package URL's type, such as `deb` or `pypi`."""
+
+    kind: str
+    name: str
+    version: str
+
+
+def write(archive: Path, target: Path, *, name: str, version: str) -> list[Package]:
+    """Write the SBOM (SPDX 2.3, JSON) of the image in `archive`, and return what is in it.
+
+    Raises:
+        BuildError, BinariesError: Syft failed, or can't be built.
+    """
+    syft = SYFT.find_or_build() / "syft"
+    # Only what the package managers recorded: no guesses from the names of files.
+    options = ("--source-name", name, "--source-version", version, "--select-catalogers", "image", "--quiet")
+    command = [str(syft), "scan", f"docker-archive:{archive}", "--output", f"spdx-json={target}", *options]
+    environment = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FORMAT_SPDX_JSON_PRETTY": "true"}
+    if subprocess.run(command, stdout=2, env=environment, check=False).returncode != 0:
+        raise BuildError("syft failed; its own words are above")
+    return read(target)
+
+
+def read(sbom: Path) -> list[Package]:
+    """The packages of an SBOM in SPDX JSON, without the image itself."""
+    packages = json.loads(sbom.read_text())["packages"]
+    urls = [
+        (package, reference["referenceLocator"])
+        for package in packages
+        for reference in package.get("externalRefs", [])
+        if reference["referenceType"] == "purl"
+    ]
+    found = {
+        Package(kind=url.removeprefix("pkg:").split("/")[0], name=package["name"], version=package["versionInfo"])
+        for package, url in ((package, unquote(url)) for package, url in urls)
+        if not url.startswith("pkg:oci/")
+    }
+    return sorted(found)
+
+
+def summary(packages: list[Package]) -> str:
+    """How many of which kind."""
+    counts = Counter(package.kind for package in packages)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
