@@ -58,6 +58,12 @@ class Observer:
         with self._changed:
             return list(self._versions.get((namespace, name), []))
 
+    def secrets(self) -> list[Secret]:
+        """Every version of every Secret of the tests that was seen."""
+        with self._changed:
+            ours = [versions for (namespace, _), versions in self._versions.items() if namespace.startswith("e2e-")]
+            return [version.secret for versions in ours for version in versions]
+
     def wait(
         self, namespace: str, condition: Callable[[Secret], bool], *, timeout: float, name: str = "pull-secret"
     ) -> Version:

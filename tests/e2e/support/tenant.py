@@ -40,17 +40,20 @@ def annotation(secret: Secret, key: str) -> str | None:
     return value
 
 
-def token(secret: Secret, registry: str = "cgr.dev") -> str:
+REGISTRY = "cgr.dev"
+
+
+def token(secret: Secret, registry: str = REGISTRY) -> str:
     """The password for the registry as a kubelet reads it; empty if there is none. Raises RejectedError."""
     return kubelet.credentials(secret).get(registry, ("", ""))[1]
 
 
-def filled_for(identity: str) -> Callable[[Secret], bool]:
+def filled_for(identity: str, registry: str = REGISTRY) -> Callable[[Secret], bool]:
     """Whether a Secret holds a valid token for this identity, as its user, and is annotated as filled."""
 
     def look(secret: Secret) -> bool:
         try:
-            user, password = kubelet.credentials(secret).get("cgr.dev", ("", ""))
+            user, password = kubelet.credentials(secret).get(registry, ("", ""))
         except kubelet.RejectedError:
             return False
         if user != "_token" or not annotation(secret, "expires-at"):
@@ -64,7 +67,9 @@ def filled_for(identity: str) -> Callable[[Secret], bool]:
 class Tenant:
     """A fresh namespace; its Secrets are deleted when the test ends."""
 
-    def __init__(self, cluster: Cluster, observer: Observer) -> None:
+    def __init__(self, cluster: Cluster, observer: Observer, *, registry: str = REGISTRY) -> None:
+        self.registry = registry
+        """For which its tokens are."""
         self.namespace = f"e2e-{secrets.token_hex(5)}"
         self.identity = new_identity()
         self._cluster = cluster
@@ -132,16 +137,30 @@ class Tenant:
         """Fine if it is gone."""
         self._api.delete(f"{self.path}/{name}")
 
+    def refresh(self) -> None:
+        """Ask for a new token, and return once it is there."""
+        old = token(self.filled().secret, self.registry)
+        self.annotate(refresh=secrets.token_hex(4))
+        self.replaced(old)
+
+    def recreate(self) -> None:
+        """Delete the Secret and create another one of its name; returns once that is filled."""
+        old = self.secret()["metadata"]["uid"]
+        self.delete()
+        self.create()
+        filled = filled_for(self.identity, self.registry)
+        self.wait(lambda secret: filled(secret) and secret["metadata"]["uid"] != old, timeout=FILL_SECONDS)
+
     def filled(
         self, identity: str | None = None, *, timeout: float = FILL_SECONDS, name: str = "pull-secret"
     ) -> Version:
         """The version that holds a valid token of `identity` (default: the tenant's), once there is one."""
-        return self.wait(filled_for(identity or self.identity), timeout=timeout, name=name)
+        return self.wait(filled_for(identity or self.identity, self.registry), timeout=timeout, name=name)
 
     def replaced(self, old: str, *, timeout: float = FILL_SECONDS) -> Version:
         """The version that holds a valid token of the tenant's identity other than `old`."""
-        filled = filled_for(self.identity)
-        return self.wait(lambda secret: filled(secret) and token(secret) != old, timeout=timeout)
+        filled = filled_for(self.identity, self.registry)
+        return self.wait(lambda secret: filled(secret) and token(secret, self.registry) != old, timeout=timeout)
 
     def wait(self, condition: Callable[[Secret], bool], *, timeout: float, name: str = "pull-secret") -> Version:
         """The latest version once it fulfils the condition. Raises AssertionError."""

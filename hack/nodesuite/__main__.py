@@ -1,0 +1,86 @@
+"""The command line of hack/e2e-node."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from hack.gomodule import BinariesError
+from hack.imagebuild import builders
+from hack.imagebuild.builders import BuildError
+from hack.localcluster import ControlPlaneError, NodeCluster, packages
+from hack.localcluster.packages import PackagesError
+from hack.localcluster.wire import WireError
+from hack.nodesuite.images import Images
+
+ROOT = Path(__file__).parents[2]
+SUITE, LOCAL = "tests/e2e/node", "tests/e2e/localnode"
+"""What any cluster can show; what is about our own node and image."""
+PYTEST = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
+
+
+@click.command(context_settings=PYTEST)
+@click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path), help="a cluster that has both images")
+@click.option("--base", metavar="IMAGE", help="of hack/image")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]) -> None:
+    """Build the images, start a cluster with a node, and let Pods pull in it; ARGUMENTS are pytest's.
+
+    Needs root, and what `hack/cluster packages` installs. Nothing of it stays.
+    """
+    signal.signal(signal.SIGTERM, _exit)  # leave through what takes everything down
+    try:
+        code = suite(kubeconfig, *arguments) if kubeconfig else on_our_own(base, *arguments)
+    except (BinariesError, BuildError, ControlPlaneError, PackagesError, WireError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(code)
+
+
+def on_our_own(base: str | None, *arguments: str) -> int:
+    """Everything from scratch; returns pytest's exit code."""
+    packages.check()
+    with tempfile.TemporaryDirectory(prefix="e2e-node-") as scratch:
+        images = Images(Path(scratch))
+        with _step("both images"), tempfile.TemporaryDirectory(prefix="image-store-") as store:
+            images.build(builders.with_own_store(builders.find(), Path(store)), base=base)
+        with _step("our own node and image"):
+            code = run_pytest(LOCAL, "--images", scratch, *arguments)
+        with NodeCluster() as cluster:
+            with _step("images to the node"):
+                cluster.load(images.controller)
+                cluster.load(images.standin)
+            with _step("Pods that pull"):
+                return suite(cluster.plane.kubeconfig, *arguments) or code
+
+
+def suite(kubeconfig: Path, *arguments: str) -> int:
+    """On a cluster whose node has both images."""
+    return run_pytest(SUITE, "--kubeconfig", str(kubeconfig.resolve()), *arguments)
+
+
+def run_pytest(*arguments: str) -> int:
+    """Returns its exit code."""
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    began = time.monotonic()
+    click.echo(f"=== {title}")
+    yield
+    click.echo(f"=== {title}: {time.monotonic() - began:.0f} s")
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    cli()
