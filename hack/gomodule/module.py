@@ -52,9 +52,9 @@ class GoPrograms:
     def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
         """Where these pins build to; other pins have another place."""
         digest = hashlib.sha256()
-        for name in ("go.mod", "go.sum"):
-            digest.update((self.module / name).read_bytes())
-        digest.update(f"{self.ldflags} {sys.platform} {platform.machine()}".encode())
+        for file in sorted(path for path in self.module.rglob("*") if path.is_file()):
+            digest.update(file.read_bytes())
+        digest.update(f"{sorted(self.packages.items())} {self.ldflags} {sys.platform} {platform.machine()}".encode())
         return user_cache(environment) / f"{self.name}-{digest.hexdigest()[:12]}"
 
     def find_or_build(self, environment: Mapping[str, str] = os.environ) -> Path:

@@ -56,7 +56,7 @@ def have_base(builder: Builder, wanted: str | None) -> str:
         builder.load(debian.base())
         return debian.NAME
     image = wanted or default_base()
-    if builder.pull(image):
+    if builder.has(image):
         return image
     if wanted:
         raise BuildError(f"{image} can't be pulled: `{builder.name} pull {image}` tells why")

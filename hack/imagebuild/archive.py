@@ -3,6 +3,7 @@
 https://github.com/moby/docker-image-spec/blob/main/spec.md
 """
 
+import gzip
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import platform
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -42,11 +43,25 @@ def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, An
 
 
 def layer_sizes(archive: Path) -> list[int]:
-    """Bytes of each layer, unpacked, the base's first."""
+    """Bytes of each layer, as a tar file that isn't compressed, the base's first."""
     with tarfile.open(archive) as tar:
         manifest = json.load(tar.extractfile("manifest.json") or io.BytesIO())
-        # docker save writes a layer that stands twice as a link to the first.
-        return [tar.getmember(tar.getmember(name).linkname or name).size for name in manifest[0]["Layers"]]
+        return [_size(tar, name) for name in manifest[0]["Layers"]]
+
+
+def open_layer(tar: tarfile.TarFile, name: str) -> IO[bytes] | gzip.GzipFile:
+    """A layer of an opened archive, uncompressed, which it isn't in every version of `docker save`."""
+    content = tar.extractfile(name)  # follows a link, as which a layer may stand that is there twice
+    if content is None:
+        raise ValueError(f"{name} is no file")
+    compressed = content.read(2) == b"\x1f\x8b"
+    content.seek(0)
+    return gzip.open(content) if compressed else content
+
+
+def _size(tar: tarfile.TarFile, name: str) -> int:
+    with open_layer(tar, name) as layer:
+        return sum(map(len, iter(lambda: layer.read(1 << 20), b"")))
 
 
 def _owned_as_they_are(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:

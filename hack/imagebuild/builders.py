@@ -30,11 +30,10 @@ class Builder:
             options += ["--pull=missing"] if self.name == "podman" else ["--pull-never"]
         self._run("build", *options, str(context))
 
-    def pull(self, image: str) -> bool:
-        """Have an image of a registry here; whether it could be had."""
-        quiet = subprocess.DEVNULL
-        command = [self.name, "pull", image]
-        return subprocess.run(command, stdout=quiet, stderr=quiet, env=self._environment(), check=False).returncode == 0
+    def has(self, image: str) -> bool:
+        """Have an image here, of a registry if need be; whether it could be had."""
+        look = ("inspect", "--type", "image") if self.name == "buildah" else ("image", "inspect")
+        return self._succeeds(*look, image) or self._succeeds("pull", image)
 
     def load(self, archive: Path) -> None:
         """Take an image from an archive, under the name it has there. Raises BuildError."""
@@ -50,6 +49,10 @@ class Builder:
                 self._run("save", "--quiet", "--format", "docker-archive", "-o", str(archive), tag)
             case _:
                 self._run("save", "-o", str(archive), tag)
+
+    def _succeeds(self, *arguments: str) -> bool:
+        command = [self.name, *arguments]
+        return subprocess.run(command, capture_output=True, env=self._environment(), check=False).returncode == 0
 
     def _run(self, *arguments: str) -> None:
         # Its words are progress, and our answer is on stdout.

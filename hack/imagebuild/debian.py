@@ -27,7 +27,7 @@ def base() -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         for old in target.parent.glob(f"base-{SUITE}-*.tar"):
-            old.unlink()
+            old.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="base-") as scratch:
             root, new = Path(scratch, "root"), Path(scratch, "base.tar")
             _debootstrap(root)
@@ -43,7 +43,7 @@ def _debootstrap(root: Path) -> None:
         raise BuildError(
             "debootstrap is missing: install it (hack/cluster packages --image-tools), or name a --base to pull"
         )
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
+    command = ["debootstrap", "--force-check-gpg", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
     if subprocess.run(command, stdout=2, check=False).returncode != 0:
         raise BuildError("debootstrap failed; its own words are above")
     shutil.rmtree(root / "var/cache/apt")

@@ -36,7 +36,7 @@ def write(archive: Path, target: Path, *, name: str, version: str) -> list[Packa
     """
     syft = SYFT.find_or_build() / "syft"
     # Only what the package managers recorded: no guesses from the names of files.
-    options = ("--source-name", name, "--source-version", version, "--select-catalogers", "image", "--quiet")
+    options = ("--source-name", name, "--source-version", version, "--select-catalogers", "image,-binary", "--quiet")
     command = [str(syft), "scan", f"docker-archive:{archive}", "--output", f"spdx-json={target}", *options]
     environment = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FORMAT_SPDX_JSON_PRETTY": "true"}
     if subprocess.run(command, stdout=2, env=environment, check=False).returncode != 0:

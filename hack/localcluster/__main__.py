@@ -83,8 +83,9 @@ def load(name: str, archives: tuple[Path, ...]) -> None:
 @click.option("--all", "every", is_flag=True, help="All of this user's, whatever their names.")
 def down(name: str, every: bool) -> None:
     """End a cluster and remove its data, and every trace of its node."""
-    for victim in [cluster.name for cluster in clusters.clusters()] if every else [name]:
-        clusters.down(victim)
+    with _told():
+        for victim in [cluster.name for cluster in clusters.clusters()] if every else [name]:
+            clusters.down(victim)
 
 
 @cli.command()

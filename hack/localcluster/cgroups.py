@@ -33,16 +33,19 @@ class Hierarchy:
 
 
 def hierarchies() -> list[Hierarchy]:
-    """All trees of version 1 where there are any, else the one of version 2."""
-    found = list(_mounted())
-    return [one for one in found if one.kind == "cgroup"] or found
+    """All trees of version 1 where memory is one of them, else the one of version 2."""
+    found = {one.options: one for one in _mounted()}  # what is mounted twice counts once
+    first = [one for one in found.values() if one.kind == "cgroup"]
+    counts = any("memory" in one.options.split(",") for one in first)
+    return first if counts else [one for one in found.values() if one.kind == "cgroup2"]
 
 
 def create(name: str) -> None:
-    """Have a group of this name, empty, in every hierarchy. Raises OSError where the machine doesn't let us."""
+    """Make a group of this name in every hierarchy. What a killed node left of one is removed. Raises OSError."""
+    remove(name)
     for hierarchy in hierarchies():
         group = hierarchy.mount / name
-        group.mkdir(exist_ok=True)
+        group.mkdir()
         for limit in ("cpuset.cpus", "cpuset.mems"):
             if hierarchy.kind == "cgroup" and (group / limit).exists():  # empty at first, and then nobody may join
                 (group / limit).write_text((hierarchy.mount / limit).read_text())
@@ -78,7 +81,7 @@ def mount_own(over: Path) -> None:
             _mount("cgroup", mount, options=hierarchy.options)
             # Where two share a hierarchy, each is looked for by its own name too.
             for alias in hierarchy.options.split(","):
-                if hierarchy.kind == "cgroup" and not (over / alias.removeprefix("name=")).exists() and alias != "none":
+                if alias in CONTROLLERS and alias != mount.name:
                     (over / alias).symlink_to(mount.name)
 
 
@@ -100,12 +103,12 @@ def _mounted() -> Iterator[Hierarchy]:
     """Of proc(5), mountinfo: `36 35 98:0 /root /mount/point rw - type source options`."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
-        kind, _source, options = after.split()
+        kind, _source, options = after.split(" ", 2)
         if kind in ("cgroup", "cgroup2"):
             named = [option for option in options.split(",") if option.startswith("name=")]
             controllers = [option for option in options.split(",") if option in CONTROLLERS]
             text = ",".join(["none", *named] if named else controllers)
-            yield Hierarchy(mount=Path(before.split()[4]), kind=kind, options=text)
+            yield Hierarchy(mount=Path(before.split()[4]), kind=kind, options="" if kind == "cgroup2" else text)
 
 
 def _join(group: Path) -> None:

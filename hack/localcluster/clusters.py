@@ -34,8 +34,7 @@ class Cluster:
 
     def running(self) -> bool:
         """Whether it is complete and all its processes are alive."""
-        complete = self.kubeconfig.exists() and (self.wire is None or NODE in self.processes)
-        return complete and all(known.alive() for known in self.processes.values())
+        return self.kubeconfig.exists() and all(known.alive() for known in self.processes.values())
 
 
 def state_directory(environment: Mapping[str, str] = os.environ) -> Path:
@@ -86,9 +85,9 @@ def _read(name: str) -> Cluster:
     try:
         state = json.loads((directory / "state.json").read_text())
     except FileNotFoundError:
-        state = {"url": "", "wire": None, "processes": {}}
+        state = {"url": "", "processes": {}}
     processes = {program: ProcessId(**known) for program, known in state["processes"].items()}
-    wire = None if state["wire"] is None else Wire(state["wire"])
+    wire = Wire(**known) if (known := state.get("wire")) else None
     return Cluster(name=name, directory=directory, url=state["url"], wire=wire, processes=processes)
 
 

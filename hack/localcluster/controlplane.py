@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -127,10 +128,15 @@ class ControlPlane:
             self._write_keys()
             self.spawn("etcd", [str(binaries.etcd), *flags.render(flags.ETCD)])
             self._start_on_a_free_port()
-            self.write_kubeconfig(self.kubeconfig, user=ADMIN, groups=ADMIN_GROUPS)
+            if self._wire is None:
+                self.publish()
         except BaseException:
             self.stop()
             raise
+
+    def publish(self) -> None:
+        """Write the admin's kubeconfig: who finds it finds a cluster that is complete. `start` does, without a wire."""
+        self.write_kubeconfig(self.kubeconfig, user=ADMIN, groups=ADMIN_GROUPS)
 
     def stop(self) -> None:
         """End what runs, the last first, wait for its end, remove the directory. Fine if it never started."""
@@ -244,7 +250,7 @@ class ControlPlane:
         """Say in state.json what runs here, so that `hack/cluster down` can end it whatever became of us."""
         running = {name: {"pid": known.pid, "started": known.started} for name, known in self.processes.items()}
         new = self.directory / "state.json.new"
-        new.write_text(json.dumps({"url": self.url, "wire": self._wire and self._wire.number, "processes": running}))
+        new.write_text(json.dumps({"url": self.url, "wire": self._wire and asdict(self._wire), "processes": running}))
         new.replace(self.directory / "state.json")
 
     def _wait_until_ready(self) -> None:

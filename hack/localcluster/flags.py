@@ -1,6 +1,6 @@
 """What the programs of a control plane are started with; relative paths are within its directory."""
 
-from hack.localcluster.wire import Wire
+from hack.localcluster.wire import SERVICES, Wire
 
 ETCD = {
     "data-dir": "etcd",
@@ -26,7 +26,7 @@ APISERVER = {
     "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
     "service-account-key-file": "sa.pub",
     "service-account-signing-key-file": "sa.key",
-    "service-cluster-ip-range": "10.0.0.0/24",
+    "service-cluster-ip-range": SERVICES,
     "authorization-mode": "RBAC",
     "disable-admission-plugins": "ServiceAccount",  # it waits for what kube-controller-manager makes
     "allow-privileged": "true",

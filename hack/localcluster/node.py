@@ -12,6 +12,7 @@ import http.client
 import json
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,7 @@ class NodeCluster:
             ControlPlaneError, WireError, OSError: something did not start.
         """
         packages.check()
+        sandbox.check(sandbox.ROOT, Path(sys.executable), *([self._directory] if self._directory else []))
         binaries, programs = built(), node_programs().find_or_build()
         try:
             self._wire = Wire.lay()
@@ -75,6 +77,7 @@ class NodeCluster:
                 self._plane.write_kubeconfig(self._plane.directory / values["kubeconfig"], user=f"system:{name}")
                 self._plane.spawn(name, [str(programs / name), *flags.render(values)])
             self._start_node(self._plane, self._wire, programs)
+            self._plane.publish()
         except BaseException:
             self.stop()
             raise
@@ -85,6 +88,7 @@ class NodeCluster:
             self._plane.stop()
         if self._wire is not None:
             clear(self._wire)
+            self._wire = None
 
     def load(self, image: Path) -> None:
         """Give the node the images of an archive, as `docker save` writes it. Raises ControlPlaneError, OSError."""
@@ -101,7 +105,7 @@ class NodeCluster:
         first = _only_child(plane, plane.spawn(NODE, sandbox.command(wire, directory)))
         plane.note(NODE, process.identify(first))
         wire.hand_over(first)
-        self._wait_until_ready(plane, directory)
+        self._wait_until_ready(plane, wire, directory)
         self._load_pause(plane.directory / "pause", programs)
 
     def _load_pause(self, scratch: Path, programs: Path) -> None:
@@ -111,20 +115,22 @@ class NodeCluster:
         archive.of_directory(scratch, image, name=PAUSE_IMAGE, config={"Entrypoint": ["/pause"]})
         self.load(image)
 
-    def _wait_until_ready(self, plane: ControlPlane, directory: Path) -> None:
+    def _wait_until_ready(self, plane: ControlPlane, wire: Wire, directory: Path) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while not _is_ready(plane):
             plane.check_alive()
             if time.monotonic() > deadline:
                 logs = [f"{log.name}:\n{log.read_text()[-2000:]}" for log in directory.glob("*.log")]
-                raise ControlPlaneError(f"the node was not ready after {READY_SECONDS:.0f} s\n" + "\n".join(logs))
+                hint = f"not ready after {READY_SECONDS:.0f} s; does a firewall keep {wire.node} from {plane.url}?"
+                raise ControlPlaneError("\n".join([f"the node was {hint}", *logs]))
             time.sleep(0.1)
 
 
 def clear(wire: Wire) -> None:
-    """Remove what the end of a node leaves beside its directory. Fine if it is gone."""
-    wire.remove()
-    cgroups.remove(wire.name)
+    """Remove what the end of a node leaves, unless another has its number by now. Raises OSError, WireError."""
+    if not wire.is_anothers():
+        wire.remove()
+        cgroups.remove(wire.name)
 
 
 def load(node: int, image: Path) -> None:
@@ -149,7 +155,10 @@ def _only_child(plane: ControlPlane, pid: int) -> int:
 
 
 def _is_ready(plane: ControlPlane) -> bool:
-    reply = plane.admin.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+    try:
+        reply = plane.admin.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+    except (OSError, http.client.HTTPException):
+        return False
     if reply.status != http.client.OK:
         return False
     conditions = json.loads(reply.body)["status"].get("conditions", [])

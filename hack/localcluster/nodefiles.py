@@ -11,8 +11,8 @@ from hack.localcluster.wire import Wire
 NODE_NAME = "local-node"
 PAUSE_IMAGE = "localhost/pause:local"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
-CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
-"""Where Debian's package, and everybody else, has the network plugins."""
+CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/usr/libexec/cni"), Path("/opt/cni/bin"))
+"""Where Debian's package, that of Fedora, and everybody else, has the network plugins."""
 
 CONTAINERD = """\
 version = 2
@@ -25,6 +25,7 @@ address = "{socket}"
 sandbox_image = "{pause}"
 # Without CAP_SYS_RESOURCE a process may not make itself less likely to be killed, and every sandbox would fail.
 restrict_oom_score_adj = true
+disable_apparmor = true  # its profile would stay in the machine's kernel
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{cni}"
 conf_dir = "{directory}/cni"

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from hack.localcluster.nodefiles import CNI_DIRECTORIES
 
@@ -19,8 +20,12 @@ PROGRAMS = {
 }
 """The Debian package of each program."""
 NETWORK_PLUGINS = "containernetworking-plugins"
-IMAGE_TOOLS = {"buildah": "buildah", "debootstrap": "debootstrap"}
-"""What makes images, and a base for them, where there is no Docker."""
+IMAGE_TOOLS = {
+    "/usr/bin/buildah": "buildah",
+    "/usr/sbin/debootstrap": "debootstrap",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+}
+"""What makes images, and a base for them, where there is no Docker; by a file of each package."""
 
 
 class PackagesError(Exception):
@@ -43,7 +48,7 @@ def missing() -> Iterator[str]:
 
 def install(*, image_tools: bool) -> list[str]:
     """Have apt-get install what is missing, and remove nothing for it; returns what that was. Raises PackagesError."""
-    tools = [package for program, package in IMAGE_TOOLS.items() if image_tools and shutil.which(program) is None]
+    tools = [package for file, package in IMAGE_TOOLS.items() if image_tools and not Path(file).exists()]
     wanted = sorted({*missing(), *tools})
     if not wanted:
         return []

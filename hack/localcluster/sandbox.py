@@ -1,4 +1,4 @@
-"""A node's own world on this machine: `python -m hack.localcluster.sandbox WIRE DIRECTORY`, as root.
+"""A node's own world on this machine: `python -m hack.localcluster.sandbox WIRE TOKEN DIRECTORY`.
 
 Network, mounts, processes and control groups are namespaces of their own. So whatever containers, kubelet and
 kube-proxy do, they do it in there, and killing the first process ends all of it: the kernel takes every process, mount,
@@ -22,22 +22,40 @@ OWN_DIRECTORIES = ("/var/lib", "/var/log")
 """Where kubelet and containerd keep things at fixed places; in the sandbox these are in the node's directory."""
 SERVICES = "services.json"
 """In the node's directory: what to run, each a list of arguments by its name."""
+TUNABLES = {
+    "vm/overcommit_memory": 1,
+    "vm/panic_on_oom": 0,
+    "kernel/panic": 10,
+    "kernel/panic_on_oops": 1,
+    "kernel/keys/root_maxkeys": 1_000_000,
+    "kernel/keys/root_maxbytes": 25_000_000,
+}
+"""What a kubelet sets for the whole machine, as no namespace has these (setupKernelTunables in pkg/kubelet/cm)."""
 RESTART_SECONDS = 1.0
 WIRE_SECONDS = 30.0
 
 
 def command(wire: Wire, directory: Path) -> list[str]:
     """What to spawn, once the node's control group is there. Its only child is the sandbox's process 1."""
-    return ["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", __name__, str(wire.number), str(directory)]
+    which = (str(wire.number), wire.token, str(directory))
+    return ["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", __name__, *which]
 
 
-def enter(wire: Wire, directory: Path) -> None:
+def check(*needed: Path) -> None:
+    """Raises OSError if one of these would not be seen in there."""
+    for path in needed:
+        for hidden in (*OWN_DIRECTORIES, "/run"):
+            if path.resolve().is_relative_to(hidden):
+                raise OSError(f"a node can't have {path}: it has a {hidden} of its own. Use a directory elsewhere")
+
+
+def enter(wire: Wire, _directory: Path) -> None:
     """Become the parent of a first process that has namespaces of its own; it is killed with us."""
     cgroups.enter(wire.name)
     namespaces = ("--mount", "--net", "--uts", "--ipc", "--pid")
     unshare = ["unshare", *namespaces, "--fork", "--kill-child", "--mount-proc"]
-    here = [sys.executable, "-m", "hack.localcluster.sandbox", "--inside", str(wire.number), str(directory)]
-    os.execvp("unshare", [*unshare, *here])  # noqa: S606 - no shell is the point
+    inside = [sys.executable, "-m", "hack.localcluster.sandbox", "--inside", *sys.argv[1:]]
+    os.execvp("unshare", [*unshare, *inside])  # noqa: S606 - no shell is the point
 
 
 def live(wire: Wire, directory: Path) -> None:
@@ -65,29 +83,39 @@ def _mount(directory: Path) -> None:
         own.mkdir()
         mount("--bind", str(own), place)
     mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+    # A kubelet writes these only where they differ: it finds what it wants, and the machine keeps what it has.
+    tunables = directory / "tunables"
+    tunables.mkdir()
+    for name, value in TUNABLES.items():
+        wanted = tunables / name.replace("/", "-")
+        wanted.write_text(f"{value}\n")
+        mount("--bind", str(wanted), f"/proc/sys/{name}")
 
 
 def _run(services: Mapping[str, Sequence[str]], directory: Path) -> None:
-    started: dict[int, str] = {}
+    # Each child is kept until it is reaped here: one that is dropped, Popen itself reaps in passing.
+    started: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
     def start(name: str) -> None:
         with (directory / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(services[name], cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        started[child.pid] = name
+        started[child.pid] = name, child
 
     for name in services:
         start(name)
     while True:
-        pid, _status = os.wait()  # also for orphans, which process 1 gets
-        if name := started.pop(pid, ""):
+        pid, status = os.wait()  # also for orphans, which process 1 gets
+        if pid in started:
+            name, child = started.pop(pid)
+            child.returncode = os.waitstatus_to_exitcode(status)
             time.sleep(RESTART_SECONDS)
             start(name)
 
 
 def main() -> None:
     """Outside first, then inside."""
-    *inside, number, directory = sys.argv[1:]
-    (live if inside else enter)(Wire(int(number)), Path(directory))
+    *inside, number, token, directory = sys.argv[1:]
+    (live if inside else enter)(Wire(int(number), token), Path(directory))
 
 
 if __name__ == "__main__":

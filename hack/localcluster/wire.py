@@ -2,13 +2,18 @@
 
 Each node has a /24 of 10.213.0.0/16: this machine is .1 on the wire, the node is .2, its Pods have the upper half. When
 the namespace goes, so do both ends, their addresses and the route, and nothing else on this machine was touched.
+
+Numbers are used again, so an owner's token, the alias of our end, tells whose wire it is.
 """
 
+import secrets
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 WIRES = 256
+SERVICES = "10.0.0.0/24"
+"""The addresses of Services; of a cluster's own, so that all may have the same."""
 
 
 class WireError(Exception):
@@ -20,6 +25,7 @@ class Wire:
     """One of 256, told by its number."""
 
     number: int
+    token: str
 
     @property
     def name(self) -> str:
@@ -48,9 +54,10 @@ class Wire:
 
     @classmethod
     def lay(cls) -> "Wire":
-        """A new wire, with addresses that nobody has; both ends are still here. Raises WireError."""
-        for wire in map(cls, range(WIRES)):
-            if _ip("route", "show", "to", "root", f"10.213.{wire.number}.0/24").strip():
+        """A new wire, on a network that no route is for but the default; both ends are still here. Raises WireError."""
+        for number in range(WIRES):
+            wire = cls(number, secrets.token_hex(8))
+            if _ip("route", "show", "to", "root", f"10.213.{number}.0/24").strip():
                 continue
             try:
                 _ip("link", "add", wire.name, "type", "veth", "peer", "name", wire.far_end)
@@ -58,9 +65,11 @@ class Wire:
                 if "exists" in str(error):  # somebody who asked at the same time
                     continue
                 raise
-            _ip("address", "add", f"{wire.host}/30", "dev", wire.name)
-            _ip("link", "set", wire.name, "up")
-            _ip("route", "add", wire.pods, "via", wire.node, "dev", wire.name)
+            try:
+                wire._address()
+            except BaseException:
+                _ip("link", "delete", wire.name)
+                raise
             return wire
         raise WireError(f"all {WIRES} networks for nodes are in use: `ip link` shows them as psu*")
 
@@ -74,13 +83,24 @@ class Wire:
         _ip("link", "set", self.far_end, "name", "eth0")
         _ip("address", "add", f"{self.node}/30", "dev", "eth0")
         _ip("link", "set", "eth0", "up")
-        # A Service's address is routed before it is translated: without a default route there would be no route to it.
-        _ip("route", "add", "default", "via", self.host)
+        # A Service's address is routed before it is translated. There is no other way out.
+        _ip("route", "add", SERVICES, "via", self.host)
+
+    def is_anothers(self) -> bool:
+        """Whether our number was given to another node since."""
+        alias = Path("/sys/class/net", self.name, "ifalias")
+        return alias.exists() and alias.read_text().strip() != self.token
 
     def remove(self) -> None:
-        """Both ends. Fine if it is gone."""
-        with suppress(WireError):
+        """Both ends. Fine if it is gone. Raises WireError."""
+        if Path("/sys/class/net", self.name).exists():
             _ip("link", "delete", self.name)
+
+    def _address(self) -> None:
+        _ip("link", "set", self.name, "alias", self.token)
+        _ip("address", "add", f"{self.host}/30", "dev", self.name)
+        _ip("link", "set", self.name, "up")
+        _ip("route", "add", self.pods, "via", self.node, "dev", self.name)
 
 
 def _ip(*arguments: str) -> str:

@@ -16,6 +16,7 @@ from hack.gomodule import BinariesError
 from hack.imagebuild import builders
 from hack.imagebuild.builders import BuildError
 from hack.localcluster import ControlPlaneError, NodeCluster, packages
+from hack.localcluster.binaries import built, node_programs
 from hack.localcluster.packages import PackagesError
 from hack.localcluster.wire import WireError
 from hack.nodesuite.images import Images
@@ -31,9 +32,9 @@ PYTEST = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 @click.option("--base", metavar="IMAGE", help="of hack/image")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]) -> None:
-    """Build the images, start a cluster with a node, and let Pods pull in it; ARGUMENTS are pytest's.
+    """Build the images, start a cluster with a node, and let Pods pull in it. ARGUMENTS, as `-k steady`, go to pytest.
 
-    Needs root, and what `hack/cluster packages` installs. Nothing of it stays.
+    Needs root, and what `hack/cluster packages` installs. Nothing stays, but for the images that Docker keeps.
     """
     signal.signal(signal.SIGTERM, _exit)  # leave through what takes everything down
     try:
@@ -46,12 +47,17 @@ def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]
 def on_our_own(base: str | None, *arguments: str) -> int:
     """Everything from scratch; returns pytest's exit code."""
     packages.check()
+    with _step("programs"):  # before pytest, which would hide its progress
+        built()
+        node_programs().find_or_build()
     with tempfile.TemporaryDirectory(prefix="e2e-node-") as scratch:
         images = Images(Path(scratch))
         with _step("both images"), tempfile.TemporaryDirectory(prefix="image-store-") as store:
             images.build(builders.with_own_store(builders.find(), Path(store)), base=base)
-        with _step("our own node and image"):
-            code = run_pytest(LOCAL, "--images", scratch, *arguments)
+        code = 0
+        if not arguments:  # else they choose from the suite
+            with _step("our own node and image"):
+                code = run_pytest(LOCAL, "--images", scratch)
         with NodeCluster() as cluster:
             with _step("images to the node"):
                 cluster.load(images.controller)
@@ -66,8 +72,15 @@ def suite(kubeconfig: Path, *arguments: str) -> int:
 
 
 def run_pytest(*arguments: str) -> int:
-    """Returns its exit code."""
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, check=False).returncode
+    """Returns its exit code. When we are to end, it first takes down what it has set up."""
+    with subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=ROOT) as child:
+        try:
+            return child.wait()
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to it too
+                child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
 
 
 @contextmanager

@@ -45,8 +45,8 @@ def up(*, image: str | None, base: str | None) -> None:
         builder, program = builders.find(("docker",), otherwise=NO_DOCKER), kind()
         with tempfile.TemporaryDirectory(prefix="kind-") as scratch:
             images, kubeconfig = Images(Path(scratch)), Path(scratch, "kubeconfig")
-            images.build(builder, base=base)
             create(program, image, kubeconfig)
+            images.build(builder, base=base)
             load(program, images)
             code = suite(kubeconfig)
     except (BinariesError, BuildError) as error:
@@ -77,7 +77,9 @@ def create(program: str, image: str | None, kubeconfig: Path) -> None:
         options = ["--image", image] if image else []
         if subprocess.run([program, "create", "cluster", *named, "--wait", "2m", *options], check=False).returncode:
             raise BuildError(NO_CLUSTER)
-    written = subprocess.run([program, "get", "kubeconfig", *named], capture_output=True, text=True, check=False)
+    written = subprocess.run([program, "get", "kubeconfig", *named], stdout=subprocess.PIPE, text=True, check=False)
+    if written.returncode != 0:
+        raise BuildError("kind gave no kubeconfig; its own words are above")
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(written.stdout)
 

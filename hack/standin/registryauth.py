@@ -100,7 +100,7 @@ def cli() -> None:
 def keys(directory: Path) -> None:
     """Make the key that signs, and the certificate that the registry trusts."""
     pair = pki.make_authority()
-    (directory / "key.pem").write_bytes(pair.key)
+    pki.write_private(directory / "key.pem", pair.key)
     (directory / "ca.crt").write_bytes(pair.certificate)
 
 

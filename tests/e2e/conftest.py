@@ -26,11 +26,21 @@ from tests.e2e.support.requests import AuditLog
 from tests.e2e.support.soak import Soak
 from tests.e2e.support.tenant import Tenant
 
+NEED_A_NODE = [Path(__file__).parent / name for name in ("node", "localnode")]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kubeconfig FILE`: an existing cluster, as its admin. `--images DIRECTORY` is for tests/e2e/localnode."""
     parser.addoption("--kubeconfig", type=Path, default=None, help="run on this cluster in place of a local one")
     parser.addoption("--images", type=Path, default=None, help="where hack/e2e-node has built the images")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs images and a node is for who names it, as hack/e2e-node does."""
+    if collection_path not in NEED_A_NODE:
+        return None
+    named = [(config.invocation_params.dir / arg.partition("::")[0]).resolve() for arg in config.args]
+    return None if any(path.is_relative_to(collection_path) for path in named) else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

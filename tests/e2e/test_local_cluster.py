@@ -16,8 +16,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-from hack.localcluster import BinariesError, ControlPlane, ControlPlaneError, kubectl
+from hack.localcluster import BinariesError, ControlPlane, ControlPlaneError
 from hack.localcluster.binaries import find, find_or_build
+from tests.e2e.support.hackcluster import hack_cluster, run_kubectl
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,18 +45,6 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     own = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     yield own
     hack_cluster("down", "--all", environment=own)
-
-
-def hack_cluster(*arguments: str, environment: dict[str, str]) -> str:
-    """What hack/cluster prints on stdout."""
-    command = [str(ROOT / "hack" / "cluster"), *arguments]
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=100).stdout
-
-
-def run_kubectl(kubeconfig: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """kubectl with this kubeconfig, whatever comes of it."""
-    command = [str(kubectl()), "--kubeconfig", str(kubeconfig), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
 
 
 def pids(status: str) -> list[int]:

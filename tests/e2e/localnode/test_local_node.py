@@ -1,25 +1,31 @@
 """hack/cluster up --node: a real node, of which nothing stays."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hack.localcluster import kubectl, packages
+from hack.imagebuild import archive
+from hack.localcluster import NodeCluster, packages
+from hack.localcluster.binaries import node_programs
 from hack.localcluster.packages import PackagesError
+from hack.localcluster.sandbox import TUNABLES
+from tests.e2e.support.hackcluster import hack_cluster, run_kubectl
+from tests.e2e.support.installed import ROOT
+from tests.e2e.support.tenant import eventually
 
-ROOT = Path(__file__).parents[3]
 RUN_SECONDS = 30.0
 HOLDER = """
 import sys, time
 from hack.localcluster import NodeCluster
 with NodeCluster() as cluster:
-    print(cluster.plane.directory, cluster.plane.processes["node"].pid, cluster.plane.address, flush=True)
+    print(cluster.plane.directory, flush=True)
     time.sleep(600)
 """
 
@@ -32,61 +38,54 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     hack_cluster("down", "--all", environment=own)
 
 
-def hack_cluster(*arguments: str, environment: dict[str, str]) -> str:
-    """What hack/cluster prints on stdout."""
-    command = [str(ROOT / "hack" / "cluster"), *arguments]
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=100).stdout
-
-
 def traces() -> dict[str, list[str]]:
-    """All that a node could leave on a machine, but for processes that are gone and only not yet asked for."""
-    run = [stat.parent for stat in Path("/proc").glob("[0-9]*/stat") if "node" in alive_as(stat.parent)]
+    """All that a node could leave on a machine."""
     return {
         "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
         "routes": sorted(Path("/proc/net/route").read_text().splitlines()),
-        "mounts": sorted(line.split(" - ")[0].split()[4] for line in mountinfo()),
+        "mounts": sorted(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
         "groups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("**/psu*")),
-        "rules": subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout.split("\n*"),
-        "processes": sorted(map(str, run)),
+        "rules": rules(),
+        "processes": sorted(process.name for process in Path("/proc").glob("[0-9]*") if is_of_a_node(process)),
         "files": [path for path in ("/run/containerd", "/var/lib/kubelet", "/etc/cni/net.d") if Path(path).exists()],
+        "tunables": [f"{name}={Path('/proc/sys', name).read_text().strip()}" for name in TUNABLES],
     }
 
 
-def mountinfo() -> list[str]:
-    """The mounts of this machine."""
-    return Path("/proc/self/mountinfo").read_text().splitlines()
+def rules() -> list[str]:
+    """Of iptables, without times and counters."""
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    return [re.sub(r"\[\d+:\d+\]", "", line) for line in saved.splitlines() if not line.startswith("#")]
 
 
-def alive_as(process: Path) -> set[str]:
-    """{"node"} if it is one of a node's processes, and alive."""
+def is_of_a_node(process: Path) -> bool:
+    """Whether it runs, and is one of those that a node has. A machine may have containers of its own."""
     try:
         command = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return set()
-    ours = ("containerd", "kubelet", "kube-proxy", "localcluster.sandbox", "kube-scheduler", "kube-controller-manager")
-    return {"node"} if any(one in command for one in ours) and "pytest" not in command else set()
+        return False
+    marks = ("localcluster.sandbox", "containerd --config containerd.toml", "-namespace k8s.io", "/kube-", "/kubelet ")
+    return any(mark in command for mark in marks)
 
 
-def eventually(look: Callable[[], bool]) -> None:
-    """Return once it is so."""
-    deadline = time.monotonic() + RUN_SECONDS
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def node_of(name: str, environment: dict[str, str]) -> int:
+    """The first process of the node of this cluster."""
+    (line,) = [one for one in hack_cluster("status", environment=environment).splitlines() if one.startswith(name)]
+    (node,) = [word.partition("=")[2] for word in line.split() if word.startswith("node=")]
+    return int(node)
 
 
-def run_kubectl(kubeconfig: str, *arguments: str) -> str:
-    """What kubectl prints. Raises CalledProcessError."""
-    command = [str(kubectl()), "--kubeconfig", kubeconfig, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
-
-
-def run_a_pod(kubeconfig: str) -> None:
-    """Of the image that every node has; returns once it runs."""
-    eventually(lambda: "default" in run_kubectl(kubeconfig, "get", "serviceaccounts", "-o", "name"))
-    image = ("--image=localhost/pause:local", "--image-pull-policy=Never", "--restart=Never")
-    run_kubectl(kubeconfig, "run", "pause", *image)
-    run_kubectl(kubeconfig, "wait", "pod/pause", "--for=jsonpath={.status.phase}=Running", "--timeout=25s")
+def run_a_pod(kubeconfig: str, image: str = "localhost/pause:local") -> None:
+    """Of an image that the node has, by default the one that each has; returns once it runs."""
+    account = ("get", "serviceaccount", "default")
+    eventually(
+        lambda: run_kubectl(kubeconfig, *account).returncode == 0, timeout=RUN_SECONDS, what="the ServiceAccount"
+    )
+    options = (f"--image={image}", "--image-pull-policy=Never", "--restart=Never")
+    ran = run_kubectl(kubeconfig, "run", "pause", *options)
+    assert ran.returncode == 0, ran.stderr
+    waited = run_kubectl(kubeconfig, "wait", "pod/pause", "--for=jsonpath={.status.phase}=Running", "--timeout=25s")
+    assert waited.returncode == 0, waited.stderr
 
 
 def test_a_node_runs_a_pod_and_down_leaves_no_process_mount_interface_rule_or_group(
@@ -101,29 +100,37 @@ def test_a_node_runs_a_pod_and_down_leaves_no_process_mount_interface_rule_or_gr
     assert not Path(kubeconfig).parent.exists()
 
 
+def test_an_image_that_is_loaded_can_be_run(environment: dict[str, str], tmp_path: Path) -> None:
+    kubeconfig = hack_cluster("up", "--node", environment=environment).strip()
+    (tmp_path / "root").mkdir()
+    shutil.copy(node_programs().find_or_build() / "pause", tmp_path / "root")
+    image = tmp_path / "image.tar"
+    archive.of_directory(tmp_path / "root", image, name="localhost/loaded:1", config={"Entrypoint": ["/pause"]})
+    hack_cluster("load", str(image), environment=environment)
+    run_a_pod(kubeconfig, "localhost/loaded:1")
+
+
 def test_two_nodes_side_by_side_share_nothing(environment: dict[str, str]) -> None:
     one, two = (
         hack_cluster("up", "--node", "--name", name, environment=environment).strip() for name in ("one", "two")
     )
     run_a_pod(one)
     run_a_pod(two)
-    servers = {
-        run_kubectl(each, "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}") for each in (one, two)
-    }
+    view = ("config", "view", "-o", "jsonpath={.clusters[0].cluster.server}")
+    servers = {run_kubectl(each, *view).stdout for each in (one, two)}
     assert len(servers) == 2
     hack_cluster("down", "--name", "one", environment=environment)
-    assert "Ready" in run_kubectl(two, "get", "nodes")
+    assert "Ready" in run_kubectl(two, "get", "nodes").stdout
 
 
 def test_up_replaces_a_cluster_whose_node_died(environment: dict[str, str]) -> None:
     hack_cluster("up", "--node", environment=environment)
-    (node,) = (
-        int(word.partition("=")[2])
-        for word in hack_cluster("status", environment=environment).split()
-        if word.startswith("node=")
-    )
-    os.kill(node, signal.SIGKILL)
-    eventually(lambda: "\tnot running\t" in hack_cluster("status", environment=environment))
+    os.kill(node_of("default", environment), signal.SIGKILL)
+
+    def died() -> bool:
+        return "\tnot running\t" in hack_cluster("status", environment=environment)
+
+    eventually(died, timeout=RUN_SECONDS, what="its end")
     kubeconfig = hack_cluster("up", "--node", environment=environment).strip()
     run_a_pod(kubeconfig)
 
@@ -136,20 +143,27 @@ def test_a_cluster_without_a_node_is_not_taken_for_one_that_has_one(environment:
     assert "hack/cluster down" in done.stderr
 
 
-def test_a_killed_run_leaves_no_process_interface_or_mount() -> None:
-    before = traces()
+def test_after_a_killed_run_only_an_empty_group_is_there_which_the_next_node_takes() -> None:
+    before = {**traces(), "groups": []}
     with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        directory, node, address = holder.stdout.readline().split()
+        directory = holder.stdout.readline().strip()
         holder.kill()
-    eventually(lambda: not Path(f"/proc/{node}").exists())
-    wire = address.split(".")[2]
-    eventually(lambda: not Path(f"/sys/class/net/psu{wire}").exists())
-    assert {**traces(), "groups": []} == {**before, "groups": []}, "but for an empty group, which the next node takes"
-    subprocess.run(["rm", "-r", directory], check=True)
-    for group in Path("/sys/fs/cgroup").glob(f"*/psu{wire}"):
-        for below in sorted(group.glob("**/"), key=lambda path: -len(path.parts)):
-            below.rmdir()
+    eventually(lambda: {**traces(), "groups": []} == before, timeout=RUN_SECONDS, what="the end of all of it")
+    shutil.rmtree(directory)
+    with NodeCluster() as another:
+        run_a_pod(str(another.plane.kubeconfig))
+    assert traces() == before
+
+
+def test_what_is_left_of_a_dead_cluster_is_removed_without_harm_to_the_one_that_got_its_number(
+    environment: dict[str, str],
+) -> None:
+    hack_cluster("up", "--node", "--name", "dead", environment=environment)
+    os.kill(node_of("dead", environment), signal.SIGKILL)
+    with NodeCluster() as alive:
+        hack_cluster("down", "--name", "dead", environment=environment)
+        run_a_pod(str(alive.plane.kubeconfig))
 
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,10 @@ def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def make_tenant(cluster: Cluster, observer: Observer, world: InCluster) -> Iterator[Callable[[], Tenant]]:
-    """Makes namespaces, each with an identity of its own. At the end no log or Event may hold a credential of any."""
+    """Makes namespaces, each with an identity of its own.
+
+    At the end neither a controller's log nor an Event may hold a credential.
+    """
     made: list[Tenant] = []
 
     def make() -> Tenant:

@@ -16,8 +16,8 @@ Tell = Callable[[str], None]
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 READY_SECONDS = 3.0
 STARTS = 3
-MEMORY_LIMIT_MIB = 256
-"""What manifests/deployment.yaml allows."""
+MEMORY_REQUEST_MIB = 64
+"""What manifests/deployment.yaml asks for; it may have four times as much."""
 
 
 def like_the_controller(world: InCluster, name: str) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def test_any_high_user_runs_it_with_a_read_only_root(world: InCluster, tell: Tel
     tell(f"ran as user {user}")
 
 
-def test_it_is_ready_within_three_seconds_and_keeps_within_its_limits(world: InCluster, tell: Tell) -> None:
+def test_it_is_ready_within_three_seconds_and_takes_only_the_memory_it_asks_for(world: InCluster, tell: Tell) -> None:
     took = [world.replace_controller() for _ in range(STARTS)]
     tell(f"controller Pod, from made to ready: {', '.join(f'{one:.2f}' for one in took)} s")
     assert statistics.median(took) < READY_SECONDS
     used = world.measure()
     tell(f"controller: {used['resident']:.1f} MiB resident, at most {used['most']:.1f}; {used['cpu']:.2f} s of CPU")
-    assert used["most"] < MEMORY_LIMIT_MIB
+    assert used["most"] < MEMORY_REQUEST_MIB

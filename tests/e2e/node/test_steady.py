@@ -27,5 +27,7 @@ def test_sixty_pods_in_ten_minutes_all_pull_with_tokens_of_one_minute(
     assert failed == []
     mine = [one for one in world.decisions("hello/first") if one.get("subject") == tenant.identity]
     tell(f"of its {len(mine)} logins, the latest came {min(one['left'] for one in mine):.0f} s before its token's end")
+    used = world.measure()
+    tell(f"the controller by then: {used['most']:.1f} MiB resident at most, {used['cpu']:.2f} s of CPU")
     assert len(mine) >= COUNT
     assert all(one["admitted"] for one in world.decisions("hello/first"))

@@ -14,7 +14,7 @@ import yaml
 from hack import pki
 from tests.e2e.support import leaks
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.installed import MANIFESTS, wait_for_policies
+from tests.e2e.support.installed import MANIFESTS, POLICY_PROBE, wait_for_policies
 from tests.e2e.support.tenant import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -38,6 +38,8 @@ class InCluster:
         self.cluster = cluster
         self._directory = directory
         self._texts: list[tuple[str, str]] = []
+        self._decisions: list[str] = []
+        """Of token servers that are gone, in JSON."""
 
     def install(self) -> None:
         """All of it, ready. Raises ClusterError, AssertionError."""
@@ -46,9 +48,11 @@ class InCluster:
 
     def remove(self) -> None:
         """All of it."""
-        overlay = str(self._directory / "overlay")
-        self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-k", overlay)
-        self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", str(STANDINS))
+        delete = ("delete", "--ignore-not-found", "--wait=false")
+        # Unchecked, since the installation may have failed halfway, and that is what is to be told.
+        self.cluster.kubectl(*delete, "-k", str(self._directory / "overlay"), check=False)
+        self.cluster.kubectl(*delete, "-f", str(STANDINS), check=False)
+        self.cluster.kubectl(*delete, "namespace", POLICY_PROBE, check=False)
 
     def exchanges(self, identity: str) -> list[dict[str, Any]]:
         """What the issuer was asked for this identity, and answered."""
@@ -59,7 +63,7 @@ class InCluster:
 
     def decisions(self, repository: str = "") -> list[dict[str, Any]]:
         """Whom the registry's token server let in and whom not, oldest first; of all repositories if none is named."""
-        lines = self.log("standins", "deployment/registry", "auth").splitlines()
+        lines = [*self._decisions, *self.log("standins", "deployment/registry", "auth").splitlines()]
         return [one for one in map(json.loads, lines) if repository in ("", one["repository"])]
 
     def requests(self, repository: str) -> list[str]:
@@ -100,19 +104,23 @@ class InCluster:
                 return ready_at - made_at
         raise AssertionError(f"the controller was not replaced within {START_SECONDS:.0f} s")
 
-    def scale_controller(self, replicas: int) -> None:
-        """Returns once there are so many, ready."""
-        if replicas == 0:
-            self.keep_log()
-        self.cluster.kubectl("scale", "--namespace", NAMESPACE, "deployment/controller", f"--replicas={replicas}")
-        if replicas:
-            self.cluster.kubectl(
-                "rollout", "status", "--namespace", NAMESPACE, "deployment/controller", "--timeout=60s"
-            )
-        eventually(lambda: len(self.controllers()) == replicas, timeout=START_SECONDS, what=f"{replicas} controllers")
+    @contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """While this lasts there is no controller."""
+        self.keep_log()
+        which = ("--namespace", NAMESPACE, "deployment/controller")
+        self.cluster.kubectl("scale", *which, "--replicas=0")
+        pods = ("pod", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=pull-secret-updater")
+        self.cluster.kubectl("wait", *pods, "--for=delete", "--timeout=60s")
+        try:
+            yield
+        finally:
+            self.cluster.kubectl("scale", *which, "--replicas=1")
+            self.cluster.kubectl("rollout", "status", *which, "--timeout=60s")
 
     def replace_registry(self) -> None:
         """Delete its Pod; returns once the next one is ready."""
+        self._keep_decisions()
         self.cluster.kubectl("delete", "pod", "--namespace=standins", "--selector=app=registry")
         self._wait_for("registry")
 
@@ -120,11 +128,14 @@ class InCluster:
     def registry_away(self) -> Iterator[None]:
         """While this lasts there is no registry."""
         which = ("--namespace=standins", "deployment/registry")
+        self._keep_decisions()
         self.cluster.kubectl("scale", *which, "--replicas=0")
         self.cluster.kubectl("wait", "pod", "--namespace=standins", "--selector=app=registry", "--for=delete")
-        yield
-        self.cluster.kubectl("scale", *which, "--replicas=1")
-        self._wait_for("registry")
+        try:
+            yield
+        finally:
+            self.cluster.kubectl("scale", *which, "--replicas=1")
+            self._wait_for("registry")
 
     def measure(self) -> dict[str, float]:
         """Of the controller's process: resident MiB, the most there were, and CPU seconds since its start."""
@@ -143,6 +154,9 @@ class InCluster:
         self.keep_log()
         events = leaks.events_as_texts(self.cluster.api.items("/api/v1/events"))
         return leaks.find([*self._texts, *events], tokens=tokens, canary=canary)
+
+    def _keep_decisions(self) -> None:
+        self._decisions += self.log("standins", "deployment/registry", "auth").splitlines()
 
     def _install_standins(self) -> pki.Pair:
         documents = list(yaml.safe_load_all(STANDINS.read_text()))

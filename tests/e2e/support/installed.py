@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[3]
 MANIFESTS = ROOT / "manifests"
 NEEDS_NODES = {"Deployment", "PodDisruptionBudget"}
 POLICY_SECONDS = 30.0
+POLICY_PROBE = "e2e-policy-probe"
+"""A namespace in which the policies are tried."""
 
 
 def render(directory: Path = MANIFESTS, *, cluster: Cluster) -> str:
@@ -42,7 +44,7 @@ def install(cluster: Cluster, manifests: str) -> None:
 
 def wait_for_policies(cluster: Cluster) -> None:
     """Until the API server refuses, by policy, what each of them forbids."""
-    probe = "e2e-policy-probe"
+    probe = POLICY_PROBE
     if cluster.kubectl("get", "namespace", probe, check=False).returncode != 0:
         cluster.kubectl("create", "namespace", probe)
     _delete_probe(cluster, probe)
