@@ -12,7 +12,7 @@ import http.client
 import json
 import shutil
 import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -67,8 +67,8 @@ class NodeCluster:
             ControlPlaneError, WireError, OSError: something did not start.
         """
         packages.check()
-        sandbox.check(sandbox.ROOT, Path(sys.executable), *([self._directory] if self._directory else []))
         binaries, programs = built(), node_programs().find_or_build()
+        sandbox.check(sandbox.ROOT, programs, self._directory or Path(tempfile.gettempdir()))
         try:
             self._wire = Wire.lay()
             self._plane = ControlPlane(self._directory, binaries=binaries, tethered=self._tethered, wire=self._wire)

@@ -45,7 +45,7 @@ def check(*needed: Path) -> None:
     """Raises OSError if one of these would not be seen in there."""
     for path in needed:
         for hidden in (*OWN_DIRECTORIES, "/run"):
-            if path.resolve().is_relative_to(hidden):
+            if path.absolute().is_relative_to(hidden):
                 raise OSError(f"a node can't have {path}: it has a {hidden} of its own. Use a directory elsewhere")
 
 

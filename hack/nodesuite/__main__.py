@@ -1,7 +1,6 @@
 """The command line of hack/e2e-node."""
 
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +19,8 @@ from hack.localcluster.binaries import built, node_programs
 from hack.localcluster.packages import PackagesError
 from hack.localcluster.wire import WireError
 from hack.nodesuite.images import Images
+from hack.nodesuite.suite import local, suite
 
-ROOT = Path(__file__).parents[2]
-SUITE, LOCAL = "tests/e2e/node", "tests/e2e/localnode"
-"""What any cluster can show; what is about our own node and image."""
 PYTEST = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
@@ -57,30 +54,13 @@ def on_our_own(base: str | None, *arguments: str) -> int:
         code = 0
         if not arguments:  # else they choose from the suite
             with _step("our own node and image"):
-                code = run_pytest(LOCAL, "--images", scratch)
+                code = local(Path(scratch))
         with NodeCluster() as cluster:
             with _step("images to the node"):
                 cluster.load(images.controller)
                 cluster.load(images.standin)
             with _step("Pods that pull"):
                 return suite(cluster.plane.kubeconfig, *arguments) or code
-
-
-def suite(kubeconfig: Path, *arguments: str) -> int:
-    """On a cluster whose node has both images."""
-    return run_pytest(SUITE, "--kubeconfig", str(kubeconfig.resolve()), *arguments)
-
-
-def run_pytest(*arguments: str) -> int:
-    """Returns its exit code. When we are to end, it first takes down what it has set up."""
-    with subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=ROOT) as child:
-        try:
-            return child.wait()
-        except BaseException as error:
-            if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to it too
-                child.send_signal(signal.SIGINT)
-            child.wait()
-            raise
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hack.imagebuild.__main__ import make
 from hack.imagebuild.builders import Builder
+from hack.imagebuild.image import make
 
-HACK = Path(__file__).parents[1]
+DIRECTORY = Path(__file__).parents[1]
 CONTROLLER, STANDIN = "localhost/pull-secret-updater:test", "localhost/pull-secret-updater-standin:test"
 """As tests/e2e/support/incluster.py and hack/standin/image/manifests.yaml name them."""
 
@@ -35,6 +35,6 @@ class Images:
     def build(self, builder: Builder, *, base: str | None) -> None:
         """Both, and the SBOM. Raises BuildError, BinariesError."""
         make(builder, tag=CONTROLLER, base=base, saved=self.controller, sbom_file=self.sbom)
-        file = HACK / "standin" / "image" / "Dockerfile"
-        builder.build(HACK, file=file, tag=STANDIN, arguments={"CONTROLLER": CONTROLLER})
+        file = DIRECTORY / "standin" / "image" / "Dockerfile"
+        builder.build(DIRECTORY, file=file, tag=STANDIN, arguments={"CONTROLLER": CONTROLLER})
         builder.save(STANDIN, self.standin)

@@ -11,8 +11,8 @@ import click
 from hack.gomodule import BinariesError, GoPrograms
 from hack.imagebuild import builders
 from hack.imagebuild.builders import BuildError
-from hack.nodesuite.__main__ import suite
 from hack.nodesuite.images import Images
+from hack.nodesuite.suite import suite
 
 KIND = GoPrograms(
     name="kind",

@@ -8,8 +8,8 @@ import pytest
 from tests.e2e.support import kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.incluster import REGISTRY, InCluster, restart_kubelet
-from tests.e2e.support.pods import Outcome, Pods, Stream
-from tests.e2e.support.tenant import Tenant, token
+from tests.e2e.support.pods import RUN_SECONDS, Outcome, Pods, Stream
+from tests.e2e.support.tenant import Tenant, eventually, token
 
 Tell = Callable[[str], None]
 IMAGE = "hello/eighth"
@@ -84,7 +84,10 @@ def test_while_the_registry_is_away_a_pod_on_an_image_of_its_node_starts_for_who
         pods.runs(pods.create(IMAGE, policy="IfNotPresent"))
         tenant.recreate()
         tenant.refresh()
-        pods.fails_to_pull(pods.create(IMAGE, policy="IfNotPresent"))
+        name = pods.create(IMAGE, policy="IfNotPresent")
+        pods.fails_to_pull(name)
+        told = eventually(lambda: pods.failed_pulls(name), timeout=RUN_SECONDS, what="the kubelet's Event")
+        assert any(why in told[0] for why in NO_REGISTRY), told
 
 
 def test_without_the_controller_pulls_fail_when_the_token_has_run_out_and_with_it_they_recover(

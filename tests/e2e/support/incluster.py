@@ -110,8 +110,7 @@ class InCluster:
         self.keep_log()
         which = ("--namespace", NAMESPACE, "deployment/controller")
         self.cluster.kubectl("scale", *which, "--replicas=0")
-        pods = ("pod", "--namespace", NAMESPACE, "--selector=app.kubernetes.io/name=pull-secret-updater")
-        self.cluster.kubectl("wait", *pods, "--for=delete", "--timeout=60s")
+        self._wait_for_none(CONTROLLERS)
         try:
             yield
         finally:
@@ -130,7 +129,7 @@ class InCluster:
         which = ("--namespace=standins", "deployment/registry")
         self._keep_decisions()
         self.cluster.kubectl("scale", *which, "--replicas=0")
-        self.cluster.kubectl("wait", "pod", "--namespace=standins", "--selector=app=registry", "--for=delete")
+        self._wait_for_none("/api/v1/namespaces/standins/pods?labelSelector=app%3Dregistry")
         try:
             yield
         finally:
@@ -181,6 +180,9 @@ class InCluster:
     def _wait_for(self, deployment: str) -> None:
         where = ("--namespace", "standins", f"deployment/{deployment}", "--timeout=60s")
         self.cluster.kubectl("rollout", "status", *where)
+
+    def _wait_for_none(self, pods: str) -> None:
+        eventually(lambda: not self.cluster.api.items(pods), timeout=START_SECONDS, what=f"no {pods}")
 
     def _install_controller(self, issuer_ca: bytes) -> None:
         """manifests/ with two changes, as a user's overlay makes them: the image, and the configuration."""
