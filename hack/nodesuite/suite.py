@@ -1,6 +1,5 @@
 """pytest, on what was set up for it."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,6 @@ def _run_pytest(*arguments: str) -> int:
             return child.wait()
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to it too
-                child.send_signal(signal.SIGINT)
+                child.terminate()
             child.wait()
             raise

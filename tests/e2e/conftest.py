@@ -7,6 +7,8 @@ One cluster and one controller serve the session; a test owns its namespaces and
 alone. See support/controllers.py for the order.
 """
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--kubeconfig FILE`: an existing cluster, as its admin. `--images DIRECTORY` is for tests/e2e/localnode."""
     parser.addoption("--kubeconfig", type=Path, default=None, help="run on this cluster in place of a local one")
     parser.addoption("--images", type=Path, default=None, help="where hack/e2e-node has built the images")
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: through what takes everything down."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
