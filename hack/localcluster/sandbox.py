@@ -1,4 +1,4 @@
-"""A node's own world on this machine: `python -m hack.localcluster.sandbox WIRE TOKEN DIRECTORY`.
+"""A node's own world on this machine.
 
 Network, mounts, processes and control groups are namespaces of their own. So whatever containers, kubelet and
 kube-proxy do, they do it in there, and killing the first process ends all of it: the kernel takes every process, mount,
@@ -11,13 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hack.localcluster import cgroups
 from hack.localcluster.wire import Wire
 
 ROOT = Path(__file__).parents[2]
+RUN = (sys.executable, "-c", "from hack.localcluster import sandbox; sandbox.main()")
 OWN_DIRECTORIES = ("/var/lib", "/var/log")
 """Where kubelet and containerd keep things at fixed places; in the sandbox these are in the node's directory."""
 SERVICES = "services.json"
@@ -38,15 +40,7 @@ WIRE_SECONDS = 30.0
 def command(wire: Wire, directory: Path) -> list[str]:
     """What to spawn, once the node's control group is there. Its only child is the sandbox's process 1."""
     which = (str(wire.number), wire.token, str(directory))
-    return ["/usr/bin/env", f"PYTHONPATH={ROOT}", sys.executable, "-m", __name__, *which]
-
-
-def check(*needed: Path) -> None:
-    """Raises OSError if one of these would not be seen in there."""
-    for path in needed:
-        for hidden in (*OWN_DIRECTORIES, "/run"):
-            if path.absolute().is_relative_to(hidden):
-                raise OSError(f"a node can't have {path}: it has a {hidden} of its own. Use a directory elsewhere")
+    return ["/usr/bin/env", f"PYTHONPATH={ROOT}", *RUN, *which]
 
 
 def enter(wire: Wire, _directory: Path) -> None:
@@ -54,13 +48,14 @@ def enter(wire: Wire, _directory: Path) -> None:
     cgroups.enter(wire.name)
     namespaces = ("--mount", "--net", "--uts", "--ipc", "--pid")
     unshare = ["unshare", *namespaces, "--fork", "--kill-child", "--mount-proc"]
-    inside = [sys.executable, "-m", "hack.localcluster.sandbox", "--inside", *sys.argv[1:]]
-    os.execvp("unshare", [*unshare, *inside])  # noqa: S606 - no shell is the point
+    os.execvp("unshare", [*unshare, *RUN, "--inside", *sys.argv[1:]])  # noqa: S606 - no shell is the point
 
 
 def live(wire: Wire, directory: Path) -> None:
     """In the sandbox, as process 1: set it up, then run the services until somebody kills us."""
-    _mount(directory)
+    services = json.loads((directory / SERVICES).read_text())
+    programs = {Path(command[0]).parent for command in services.values() if "/" in command[0]}
+    _mount(directory, {ROOT, Path(sys.base_prefix), directory, *programs})
     socket.sethostname(wire.name)
     deadline = time.monotonic() + WIRE_SECONDS
     while wire.far_end not in (name for _, name in socket.if_nameindex()):
@@ -69,20 +64,37 @@ def live(wire: Wire, directory: Path) -> None:
         time.sleep(0.02)
     wire.plug_in()
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    _run(json.loads((directory / SERVICES).read_text()), directory)
+    _run(services, directory)
 
 
-def _mount(directory: Path) -> None:
-    def mount(*arguments: str) -> None:
-        subprocess.run(["mount", *arguments], check=True)
+@contextmanager
+def _kept(needed: Collection[Path]) -> Iterator[None]:
+    """After what is mounted meanwhile, and may hide them, these directories are where they were."""
+    held = {path: os.open(path, os.O_PATH) for path in needed}
+    yield
+    for path, descriptor in held.items():
+        if not path.exists():
+            path.mkdir(parents=True)
+            # Not made canonical, or it would be the new directory of that name.
+            mount("--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{descriptor}", str(path))
+        os.close(descriptor)
 
+
+def mount(*arguments: str) -> None:
+    """As mount(8). Raises CalledProcessError."""
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def _mount(directory: Path, needed: Collection[Path]) -> None:
     mount("--make-rshared", "/")  # kubelet expects what it mounts to be seen in containers; ours still end here
     cgroups.mount_own(Path("/sys/fs/cgroup"))
     for place in OWN_DIRECTORIES:
         own = directory / place.strip("/").replace("/", "-")
         own.mkdir()
-        mount("--bind", str(own), place)
-    mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
+        with _kept(needed):
+            mount("--bind", str(own), place)
+    with _kept(needed):
+        mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     # A kubelet writes these only where they differ: it finds what it wants, and the machine keeps what it has.
     tunables = directory / "tunables"
     tunables.mkdir()
@@ -113,10 +125,6 @@ def _run(services: Mapping[str, Sequence[str]], directory: Path) -> None:
 
 
 def main() -> None:
-    """Outside first, then inside."""
+    """Of RUN, with [--inside] WIRE TOKEN DIRECTORY: first it enters, then it lives there."""
     *inside, number, token, directory = sys.argv[1:]
     (live if inside else enter)(Wire(int(number), token), Path(directory))
-
-
-if __name__ == "__main__":
-    main()

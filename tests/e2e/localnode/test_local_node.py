@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def is_of_a_node(process: Path) -> bool:
         command = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return False
-    marks = ("localcluster.sandbox", "containerd --config containerd.toml", "-namespace k8s.io", "/kube-", "/kubelet ")
+    marks = ("import sandbox; ", "containerd --config containerd.toml", "-namespace k8s.io", "/kube-", "/kubelet ")
     return any(mark in command for mark in marks)
 
 
@@ -98,6 +99,18 @@ def test_a_node_runs_a_pod_and_down_leaves_no_process_mount_interface_rule_or_gr
     hack_cluster("down", environment=environment)
     assert traces() == before
     assert not Path(kubeconfig).parent.exists()
+
+
+@pytest.mark.parametrize("place", ["/var/lib", "/var/log", "/run"])
+def test_a_node_whose_directory_is_where_it_has_others_of_its_own_runs_a_pod(
+    environment: dict[str, str], place: str
+) -> None:
+    with tempfile.TemporaryDirectory(dir=place, prefix="psu-") as state:
+        there = {**environment, "XDG_STATE_HOME": state}
+        try:
+            run_a_pod(hack_cluster("up", "--node", environment=there).strip())
+        finally:
+            hack_cluster("down", environment=there)
 
 
 def test_an_image_that_is_loaded_can_be_run(environment: dict[str, str], tmp_path: Path) -> None:
