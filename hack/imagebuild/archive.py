@@ -21,7 +21,7 @@ def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, An
     layer = target.with_suffix(".layer")
     try:
         with tarfile.open(layer, mode="w") as tar:
-            tar.add(root, arcname=".", filter=_owned_as_they_are)
+            tar.add(root, arcname=".", filter=_no_device)
         with layer.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         described = {
@@ -64,6 +64,6 @@ def _size(tar: tarfile.TarFile, name: str) -> int:
         return sum(map(len, iter(lambda: layer.read(1 << 20), b"")))
 
 
-def _owned_as_they_are(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Devices are made anew by whoever runs it, and may not be made by whoever unpacks it."""
+def _no_device(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Whoever runs the image makes devices anew, and whoever unpacks it may not be allowed to."""
     return None if entry.isdev() else entry

@@ -6,7 +6,6 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from hack.gomodule import GoPrograms
 from hack.imagebuild.builders import BuildError
@@ -46,19 +45,20 @@ def write(archive: Path, target: Path, *, name: str, version: str) -> list[Packa
 
 def read(sbom: Path) -> list[Package]:
     """The packages of an SBOM in SPDX JSON, without the image itself."""
-    packages = json.loads(sbom.read_text())["packages"]
-    urls = [
-        (package, reference["referenceLocator"])
-        for package in packages
+    found = (
+        Package(kind=kind, name=package["name"], version=package["versionInfo"])
+        for package in json.loads(sbom.read_text())["packages"]
         for reference in package.get("externalRefs", [])
-        if reference["referenceType"] == "purl"
-    ]
-    found = {
-        Package(kind=url.removeprefix("pkg:").split("/")[0], name=package["name"], version=package["versionInfo"])
-        for package, url in ((package, unquote(url)) for package, url in urls)
-        if not url.startswith("pkg:oci/")
-    }
-    return sorted(found)
+        if (kind := _kind(reference)) and kind != "oci"
+    )
+    return sorted(set(found))
+
+
+def _kind(reference: dict[str, str]) -> str:
+    """The type in a package URL, `pkg:type/...`, empty for a reference of another sort."""
+    if reference["referenceType"] != "purl":
+        return ""
+    return reference["referenceLocator"].removeprefix("pkg:").partition("/")[0]
 
 
 def summary(packages: list[Package]) -> str:

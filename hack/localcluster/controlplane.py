@@ -191,10 +191,9 @@ class ControlPlane:
         """Raises ControlPlaneError, with the end of its log, if a program ended that should run."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self.log_tail(name)}")
+                raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self._log_tail(name)}")
 
-    def log_tail(self, name: str) -> str:
-        """The last lines that a program wrote."""
+    def _log_tail(self, name: str) -> str:
         return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
@@ -258,7 +257,7 @@ class ControlPlane:
         while not self._ready():
             self.check_alive()
             if time.monotonic() > deadline:
-                tail = self.log_tail("kube-apiserver")
+                tail = self._log_tail("kube-apiserver")
                 raise ControlPlaneError(f"kube-apiserver was not ready after {READY_SECONDS} s:\n{tail}")
             time.sleep(0.1)
 

@@ -27,7 +27,7 @@ from hack.localcluster.wire import Wire
 NODE = "node"
 """Among the processes of a cluster: the first of the sandbox, whose end is the end of all in it."""
 READY_SECONDS = 60.0
-"""Ten seconds are usual."""
+"""Two or three are usual."""
 KUBELET, KUBE_PROXY = "kubelet.kubeconfig", "kube-proxy.kubeconfig"
 
 

@@ -51,7 +51,9 @@ def test_an_image_that_another_namespace_pulled_is_not_given_to_who_has_no_crede
     owners = Pods(pods.cluster, owner.namespace)
     owners.runs(owners.create(IMAGE, policy="IfNotPresent"))
     del tenant
-    pods.fails_to_pull(pods.create(IMAGE, policy="IfNotPresent", secret=None))
+    name = pods.create(IMAGE, policy="IfNotPresent", secret=None)
+    pods.fails_to_pull(name)
+    assert pods.get(name)["status"]["phase"] == "Pending"
 
 
 def asked(world: InCluster) -> tuple[int, int]:
