@@ -1,12 +1,9 @@
 """The command line of hack/cluster."""
 
 import re
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -16,6 +13,7 @@ from hack.localcluster.binaries import built, find_or_build, node_programs
 from hack.localcluster.controlplane import ControlPlaneError
 from hack.localcluster.packages import PackagesError
 from hack.localcluster.wire import WireError
+from hack.sigterm import leave_on_sigterm
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -36,8 +34,7 @@ ERRORS = (BinariesError, ControlPlaneError, PackagesError, WireError, OSError)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Local Kubernetes clusters: kube-apiserver and etcd without containers; with --node, one real node too."""
-    # Also on SIGTERM leave through the `except` and `finally` that end what was started.
-    signal.signal(signal.SIGTERM, _exit)
+    leave_on_sigterm()
 
 
 @cli.command()
@@ -103,10 +100,6 @@ def _told() -> Iterator[None]:
         yield
     except ERRORS as error:
         raise click.ClickException(str(error)) from error
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

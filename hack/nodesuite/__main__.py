@@ -1,13 +1,11 @@
 """The command line of hack/e2e-node."""
 
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -20,6 +18,7 @@ from hack.localcluster.packages import PackagesError
 from hack.localcluster.wire import WireError
 from hack.nodesuite.images import Images
 from hack.nodesuite.suite import local, suite
+from hack.sigterm import leave_on_sigterm
 
 PYTEST = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
@@ -33,7 +32,7 @@ def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]
 
     Needs root, and what `hack/cluster packages` installs. Nothing stays, but for the images that Docker keeps.
     """
-    signal.signal(signal.SIGTERM, _exit)  # leave through what takes everything down
+    leave_on_sigterm()
     try:
         code = suite(kubeconfig, *arguments) if kubeconfig else on_our_own(base, *arguments)
     except (BinariesError, BuildError, ControlPlaneError, PackagesError, WireError, OSError) as error:
@@ -69,10 +68,6 @@ def _step(title: str) -> Iterator[None]:
     click.echo(f"=== {title}")
     yield
     click.echo(f"=== {title}: {time.monotonic() - began:.0f} s")
-
-
-def _exit(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
