@@ -30,8 +30,8 @@ def make(builder: Builder, *, tag: str, base: str | None, saved: Path, sbom_file
 def have_base(builder: Builder, wanted: str | None) -> str:
     """The name of the base image, which the builder has by then. Raises BuildError."""
     if wanted == DEBOOTSTRAP:
-        builder.load(debian.base())
-        return debian.NAME
+        builder.load(debian.PYTHON.archive())
+        return debian.PYTHON.name
     image = wanted or default_base()
     if builder.has(image):
         return image
