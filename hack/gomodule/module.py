@@ -69,6 +69,17 @@ class GoPrograms:
                 self._build(target, progress)
         return target
 
+    def source(self, module: str) -> Path:
+        """The files of a module that ours pins, as Go keeps them: fetched and checked against go.sum if need be.
+
+        Raises:
+            BinariesError: it can't be fetched, or isn't what go.sum says; it ends with Go's own words.
+        """
+        caches = user_cache()
+        caches.mkdir(parents=True, exist_ok=True)
+        with Progress() as progress:
+            return self._go(caches, progress).source(module)
+
     def _build(self, target: Path, progress: Progress) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _only_builder(target.parent / "build.lock", progress=progress):
@@ -77,12 +88,15 @@ class GoPrograms:
             progress.step(
                 f"building {', '.join(self.packages)} ({self.estimate}; only once, later runs find them in the cache)"
             )
-            go = _Go(_find_go(self._oldest_go(), target.parent, progress=progress), self.module, progress)
+            go = self._go(target.parent, progress)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
                 for name, package in self.packages.items():
                     go.build(package, output=f"{scratch}/out/{name}", ldflags=self.ldflags, name=name)
                 Path(scratch, "out").rename(target)
         progress.step(f"built into {target}")
+
+    def _go(self, caches: Path, progress: Progress) -> "_Go":
+        return _Go(_find_go(self._oldest_go(), caches, progress=progress), self.module, progress)
 
     def _oldest_go(self) -> tuple[int, ...]:
         wanted = re.search(r"^go (\d+)\.(\d+)\.(\d+)$", (self.module / "go.mod").read_text(), re.MULTILINE)
@@ -141,6 +155,10 @@ class _Go:
         total = sum(not line.startswith("go: ") for line in lines)
         command = ("build", "-v", "-ldflags", ldflags, "-o", output, package)
         self._run(*command, title=f"compile {name}", total=total)
+
+    def source(self, module: str) -> Path:
+        self._run("mod", "download", module, title=f"fetch {module}")
+        return Path(self._run("list", "-m", "-f", "{{.Dir}}", module, title=f"find {module}")[-1])
 
     def _run(self, *arguments: str, title: str, total: int | None = None) -> list[str]:
         command = [self.program, *arguments]

@@ -80,6 +80,11 @@ def node_programs() -> GoPrograms:
     return _programs("node", NODE, estimate="2 to 7 minutes on 2 cores")
 
 
+def kubeadm() -> GoPrograms:
+    """What kind starts a cluster with, of the same version."""
+    return _programs("kubeadm", {"kubeadm": "k8s.io/kubernetes/cmd/kubeadm"}, estimate="half a minute to 2 minutes")
+
+
 def kubectl() -> Path:
     """The kubectl of the virtual environment that runs us, pinned in hack/requirements."""
     path = Path(sysconfig.get_path("scripts")) / "kubectl"

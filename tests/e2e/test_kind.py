@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hack.imagebuild.builders import BuildError
-from hack.nodesuite import kind
+from hack.kindcluster.cluster import KindCluster
+from hack.kindcluster.nodeimage import KIND
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,14 +29,25 @@ def test_without_docker_it_says_what_to_get_and_what_works_without(tmp_path: Pat
 
 
 def test_without_a_node_image_it_says_where_to_get_one(tmp_path: Path) -> None:
-    program = stub(tmp_path, 'test "$1" = get')
-    with pytest.raises(BuildError, match=r"docker load.*--image"):
-        kind.create(program, None, tmp_path / "kubeconfig")
+    cluster = KindCluster(program=stub(tmp_path, 'test "$1" = get'))
+    with pytest.raises(BuildError, match=r"docker load.*--image debootstrap"):
+        cluster.create()
 
 
-def test_a_cluster_that_is_there_is_used(tmp_path: Path) -> None:
-    program = stub(
-        tmp_path, f'case "$*" in "get clusters") echo {kind.NAME};; "get kubeconfig"*) echo known;; *) exit 1;; esac'
-    )
-    kind.create(program, None, tmp_path / "kubeconfig")
+def test_a_cluster_is_there_when_kind_lists_its_very_name(tmp_path: Path) -> None:
+    assert not KindCluster(program=stub(tmp_path, "echo other pull-secret-updater-2")).exists()
+    assert KindCluster(program=stub(tmp_path, "echo other pull-secret-updater")).exists()
+
+
+def test_the_kubeconfig_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    KindCluster(program=stub(tmp_path, "echo known")).write_kubeconfig(tmp_path / "kubeconfig")
     assert (tmp_path / "kubeconfig").read_text() == "known\n"
+    assert (tmp_path / "kubeconfig").stat().st_mode & 0o077 == 0
+
+
+def test_the_pinned_kind_has_the_files_that_a_node_image_is_made_of() -> None:
+    files = KIND.source("sigs.k8s.io/kind") / "images" / "base" / "files"
+    for name in ("usr/local/bin/entrypoint", "kind/bin/mount-product-files.sh", "etc/systemd/system/kubelet.service"):
+        assert (files / name).is_file()
+    assert 'sandbox_image = "' in (files / "etc/containerd/config.toml").read_text()
+    assert "restrict_oom_score_adj = false" in (files / "etc/containerd/config.toml").read_text()

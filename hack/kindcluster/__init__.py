@@ -1,0 +1,1 @@
+"""The node suite on a cluster of kind: `hack/kind` for people."""

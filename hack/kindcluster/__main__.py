@@ -1,0 +1,79 @@
+"""The command line of hack/kind: the node suite on a cluster of kind (https://kind.sigs.k8s.io), in Docker."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from hack.gomodule import BinariesError
+from hack.imagebuild import builders
+from hack.imagebuild.builders import BuildError
+from hack.imagebuild.image import DEBOOTSTRAP
+from hack.kindcluster import nodeimage
+from hack.kindcluster.cluster import KindCluster
+from hack.nodesuite.images import Images
+from hack.nodesuite.suite import suite
+from hack.sigterm import leave_on_sigterm
+
+NO_DOCKER = (
+    "kind runs its nodes in Docker, which doesn't work here: start it, or get it from "
+    "https://docs.docker.com/engine/install. Without it, hack/e2e-node runs the same tests on a node of its own"
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """The node suite on a cluster of kind."""
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.option("--image", help=f"of the node; {DEBOOTSTRAP}: made here, as root [default: kind's own]")
+@click.option("--base", metavar="IMAGE", help="of hack/image")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def up(*, image: str | None, base: str | None, arguments: tuple[str, ...]) -> None:
+    """Create the cluster, give it both images and run the node suite in it; it stays until `down`.
+
+    ARGUMENTS, as `-k steady`, go to pytest.
+    """
+    leave_on_sigterm()
+    try:
+        docker, cluster = builders.find(("docker",), otherwise=NO_DOCKER), KindCluster(program=kind())
+        with tempfile.TemporaryDirectory(prefix="kind-") as scratch:
+            images, kubeconfig = Images(Path(scratch)), Path(scratch, "kubeconfig")
+            if not cluster.exists():
+                cluster.create(*node_options(docker, image))
+            cluster.write_kubeconfig(kubeconfig)
+            images.build(docker, base=base)
+            cluster.load(images.controller, images.standin)
+            code = suite(kubeconfig, *arguments)
+    except (BinariesError, BuildError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"the cluster stays: kubectl --context {cluster.context}; hack/kind down removes it", err=True)
+    sys.exit(code)
+
+
+@cli.command()
+def down() -> None:
+    """Delete the cluster. Fine if there is none."""
+    try:
+        KindCluster(program=kind()).delete()
+    except (BinariesError, BuildError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def kind() -> str:
+    """The one of PATH, else the one that is pinned here. Raises BinariesError."""
+    return shutil.which("kind") or str(nodeimage.KIND.find_or_build() / "kind")
+
+
+def node_options(docker: builders.Builder, image: str | None) -> list[str]:
+    """How kind is to make the node. Raises BuildError, BinariesError."""
+    if image == DEBOOTSTRAP:
+        return ["--image", nodeimage.build(docker), "--config", str(nodeimage.CLUSTER)]
+    return ["--image", image] if image else []
+
+
+if __name__ == "__main__":
+    cli()

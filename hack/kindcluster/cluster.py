@@ -1,0 +1,59 @@
+"""A cluster of kind, by the words of its command line."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from hack.imagebuild.builders import BuildError
+from hack.imagebuild.image import DEBOOTSTRAP
+
+NO_CLUSTER = (
+    "kind made no cluster; its own words are above. If it could not pull its node image: `docker save` one where "
+    "it can be had (https://github.com/kubernetes-sigs/kind/releases), `docker load` it here, and name it with "
+    f"--image; or have one made here: --image {DEBOOTSTRAP}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindCluster:
+    """The one that we make; each method raises BuildError if kind can't do it."""
+
+    program: str
+    name: str = "pull-secret-updater"
+
+    @property
+    def context(self) -> str:
+        """The one of kubectl's own configuration."""
+        return f"kind-{self.name}"
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return self.name in self._output("get", "clusters").split()
+
+    def create(self, *options: str) -> None:
+        """Make it, with a control plane that is ready."""
+        self._run("create", "cluster", "--name", self.name, "--wait", "2m", *options, otherwise=NO_CLUSTER)
+
+    def delete(self) -> None:
+        """Fine if there is none."""
+        self._run("delete", "cluster", "--name", self.name, otherwise="kind did not delete the cluster")
+
+    def load(self, *archives: Path) -> None:
+        """Give the node the images of archives, as `docker save` writes them."""
+        words = ["load", "image-archive", "--name", self.name, *map(str, archives)]
+        self._run(*words, otherwise="kind did not take the images; its own words are above")
+
+    def write_kubeconfig(self, path: Path) -> None:
+        """An administrator's, to a file that nobody else may read."""
+        path.touch(mode=0o600)
+        path.write_text(self._output("get", "kubeconfig", "--name", self.name))
+
+    def _run(self, *words: str, otherwise: str) -> None:
+        if subprocess.run([self.program, *words], check=False).returncode != 0:
+            raise BuildError(otherwise)
+
+    def _output(self, *words: str) -> str:
+        done = subprocess.run([self.program, *words], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise BuildError(f"kind {' '.join(words)} ended with {done.returncode}; its own words are above")
+        return done.stdout
