@@ -1,5 +1,6 @@
 """JSON in, JSON out, at the API server of a kubeconfig, for what kubectl would be too slow for."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,13 +103,18 @@ class Watch:
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self._response = response
+        self._ended = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         buffer = b""
         for chunk in self._response.stream():
+            if self._ended:  # Python's ssl forgets the cipher first, so what is read from here on may be ciphertext
+                return
             *lines, buffer = (buffer + chunk).split(b"\n")
             yield from (json.loads(line) for line in lines)
 
     def end(self) -> None:
         """From any thread. An API server that is told to stop waits for its open watches."""
-        self._response.shutdown()
+        self._ended = True
+        with contextlib.suppress(OSError):  # the server was first
+            self._response.shutdown()

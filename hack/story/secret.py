@@ -1,7 +1,6 @@
 """The pull Secret as others see it: every version that a watch tells of, and the credential a kubelet would read."""
 
 import base64
-import contextlib
 import json
 import threading
 import time
@@ -10,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import jwt
-import urllib3
 
-from hack.standin.api import Api, ApiError, Watch
+from hack.standin.api import Api
+from hack.standin.follower import Follower
 
 PREFIX = "pull-secret-updater.chainguard.dev/"
 NAME = "pull-secret"
@@ -78,25 +77,19 @@ class SecretWatch:
     """A watch of its own on the Secret `pull-secret` of one namespace, from before it exists."""
 
     def __init__(self, api: Api, namespace: str) -> None:
-        self._api = api
-        self._path = f"/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{NAME}"
+        path = f"/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{NAME}"
+        self._follower = Follower(api, path, self._add)
         self._versions: list[Version] = []
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._watch: Watch | None = None
-        self._thread = threading.Thread(target=self._run, name="secret-watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._follower.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._watch is not None:
-            self._watch.end()
-        self._thread.join(10)
+        self._follower.__exit__(kind, error, trace)
 
     def versions(self) -> list[Version]:
         """All that were seen so far, oldest first."""
@@ -111,26 +104,9 @@ class SecretWatch:
                 first.setdefault(credential.token, version)
         return list(first.values())
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            # The server ends every watch after a while, and an outage must not end ours.
-            with contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):
-                self._list_and_watch()
-            self._stop.wait(0.1)
-
-    def _list_and_watch(self) -> None:
-        listed = self._api.get(self._path)
-        for secret in listed["items"]:
-            self._add(secret)
-        since = listed["metadata"]["resourceVersion"]
-        self._watch = self._api.watch(f"{self._path}&watch=true&resourceVersion={since}")
-        for event in self._watch:
-            if event["type"] == "ERROR" or self._stop.is_set():
-                return
-            if event["type"] != "DELETED":
-                self._add(event["object"])
-
-    def _add(self, secret: dict[str, Any]) -> None:
+    def _add(self, secret: dict[str, Any], *, deleted: bool) -> None:
+        if deleted:
+            return
         now, monotonic = time.time(), time.monotonic()
         version = Version(seen_at=now, seen_at_monotonic=monotonic, secret=secret, credential=read_credential(secret))
         with self._lock:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import urllib3
-
-from hack.standin.api import Api, ApiError, Watch
+from hack.standin.api import Api
+from hack.standin.follower import Follower
 
 Secret = dict[str, Any]
 SELECTOR = "fieldSelector=type%3Dkubernetes.io%2Fdockerconfigjson"
@@ -34,24 +33,18 @@ class Observer:
     """A watch of its own over all Secrets of type dockerconfigjson. `history` grows, oldest first."""
 
     def __init__(self, api: Api) -> None:
-        self._api = api
+        self._follower = Follower(api, f"/api/v1/secrets?{SELECTOR}", self._add)
         self._versions: dict[tuple[str, str], list[Version]] = {}
         self._changed = threading.Condition()
-        self._stop = threading.Event()
-        self._watch: Watch | None = None
-        self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._follower.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        if self._watch is not None:
-            self._watch.end()
-        self._thread.join(10)
+        self._follower.__exit__(kind, error, trace)
 
     def history(self, namespace: str, name: str = "pull-secret") -> list[Version]:
         """Every version of one Secret that was seen."""
@@ -79,24 +72,6 @@ class Observer:
                 f"{namespace}/{name} after {timeout} s: {_shown(self._versions.get((namespace, name), []))}"
             )
             return found
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._list_and_watch()
-            except (ApiError, urllib3.exceptions.HTTPError):  # the server restarts, or ends before we do
-                time.sleep(0.1)
-
-    def _list_and_watch(self) -> None:
-        listed = self._api.get(f"/api/v1/secrets?{SELECTOR}")
-        for secret in listed["items"]:
-            self._add(secret, deleted=False)
-        version = listed["metadata"]["resourceVersion"]
-        self._watch = self._api.watch(f"/api/v1/secrets?{SELECTOR}&watch=true&resourceVersion={version}")
-        for event in self._watch:
-            if event["type"] == "ERROR" or self._stop.is_set():
-                return
-            self._add(event["object"], deleted=event["type"] == "DELETED")
 
     def _add(self, secret: Secret, *, deleted: bool) -> None:
         version = Version(at=time.time(), secret=secret, deleted=deleted)
