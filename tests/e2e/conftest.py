@@ -134,6 +134,7 @@ def controllers(
 @pytest.fixture(scope="session")
 def soak(cluster: Cluster, observer: Observer, issuer: Issuer, controllers: Controllers) -> Iterator[Soak]:
     """What takes two minutes to see; begins with the shared controller and goes on beside the other tests."""
+    controllers.shared()
     with Soak(cluster, observer, issuer) as going_on:
         controllers.at_end_of_shared(going_on.leave)
         yield going_on
