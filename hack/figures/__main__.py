@@ -97,4 +97,4 @@ def main(*, secrets: int, fills: int, rest: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="hack/bench")

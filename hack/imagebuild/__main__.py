@@ -35,4 +35,4 @@ def cli(*, tag: str, base: str | None, save: Path | None, sbom_file: Path) -> No
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name="hack/image")

@@ -76,4 +76,4 @@ def node_options(docker: builders.Builder, image: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name="hack/kind")

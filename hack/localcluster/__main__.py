@@ -103,4 +103,4 @@ def _told() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name="hack/cluster")

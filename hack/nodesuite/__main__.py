@@ -71,4 +71,4 @@ def _step(title: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    cli()
+    cli(prog_name="hack/e2e-node")

@@ -106,4 +106,4 @@ def _explain(error: Exception, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="hack/demo")
