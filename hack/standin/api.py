@@ -116,5 +116,5 @@ class Watch:
     def end(self) -> None:
         """From any thread. An API server that is told to stop waits for its open watches."""
         self._ended = True
-        with contextlib.suppress(OSError):  # the server was first
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # the server was first
             self._response.shutdown()

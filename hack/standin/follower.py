@@ -1,4 +1,8 @@
-"""Sees every state of some objects as it appears: lists them, then watches, and does so anew when the watch ends."""
+"""Lists some objects, then watches them, and does so anew whenever the watch ends.
+
+Each state that a watch tells of is passed on. Of what happens between two watches only the state that it led to is, and
+a deletion not at all.
+"""
 
 import contextlib
 import threading
@@ -12,7 +16,7 @@ from hack.standin.api import Api, ApiError, Watch
 AGAIN_SECONDS = 0.1
 
 
-class Sees(Protocol):
+class Listener(Protocol):
     """Is told of states, in the thread of the follower. A new list repeats what is known."""
 
     def __call__(self, state: dict[str, Any], /, *, deleted: bool) -> None:
@@ -20,12 +24,12 @@ class Sees(Protocol):
 
 
 class Follower:
-    """Tells `sees` all about the objects of `path`, which has a query, from the beginning of the context to its end."""
+    """Follows the objects of `path`, which ends in a query, from the beginning of the context to its end."""
 
-    def __init__(self, api: Api, path: str, sees: Sees) -> None:
+    def __init__(self, api: Api, path: str, tell: Listener) -> None:
         self._api = api
         self._path = path
-        self._sees = sees
+        self._tell = tell
         self._stop = threading.Event()
         self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -52,10 +56,12 @@ class Follower:
     def _list_and_watch(self) -> None:
         listed = self._api.get(self._path)
         for state in listed["items"]:
-            self._sees(state, deleted=False)
+            self._tell(state, deleted=False)
         since = listed["metadata"]["resourceVersion"]
         self._watch = self._api.watch(f"{self._path}&watch=true&resourceVersion={since}")
+        if self._stop.is_set():  # since before there was a watch to end
+            self._watch.end()
         for event in self._watch:
             if event["type"] == "ERROR" or self._stop.is_set():
                 return
-            self._sees(event["object"], deleted=event["type"] == "DELETED")
+            self._tell(event["object"], deleted=event["type"] == "DELETED")

@@ -1,18 +1,21 @@
 """How tests and story watch the API server, over TLS."""
 
 import contextlib
+import secrets
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 import urllib3
 
 from hack.standin.api import Watch
 from hack.standin.follower import Follower
 from tests.e2e.support.cluster import Cluster
 
-ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles?labelSelector="
+PATH = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 
 
 def test_a_watch_that_is_ended_while_it_is_read_gives_no_ciphertext(cluster: Cluster) -> None:
@@ -22,34 +25,62 @@ def test_a_watch_that_is_ended_while_it_is_read_gives_no_ciphertext(cluster: Clu
             events.extend(watch)
         return events
 
+    seen: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as pool:
         for tenths in range(30):
-            watch = cluster.api.watch(f"{ROLES}&watch=true")  # begins with all that there is, a hundred kilobytes
+            watch = cluster.api.watch(f"{PATH}?watch=true")  # begins with all that there is, a hundred kilobytes
             events = pool.submit(read, watch)
             time.sleep(tenths * 1e-4)
             watch.end()
-            assert {event["type"] for event in events.result(10)} <= {"ADDED"}
+            seen += events.result(10)
+    assert {event["type"] for event in seen} == {"ADDED"}
 
 
-def test_a_follower_tells_of_what_there_is_and_then_of_what_comes(cluster: Cluster) -> None:
-    seen: list[tuple[str, bool]] = []
-    came = threading.Condition()
+def test_a_watch_may_be_ended_after_the_server_has(cluster: Cluster) -> None:
+    watch = cluster.api.watch(f"{PATH}?watch=true&timeoutSeconds=1")
+    assert list(watch)
+    watch.end()
 
-    def sees(state: dict[str, Any], /, *, deleted: bool) -> None:
-        with came:
-            seen.append((state["metadata"]["name"], deleted))
-            came.notify_all()
 
-    def wait_for(what: tuple[str, bool]) -> None:
-        with came:
-            assert came.wait_for(lambda: what in seen, 5), seen
+class Told:
+    """What a follower told: names, and whether of a deletion."""
 
-    path = ROLES.partition("?")[0]
-    name = "e2e-follower"
-    cluster.api.delete(f"{path}/{name}")
-    with Follower(cluster.api, ROLES, sees):
-        wait_for(("cluster-admin", False))
-        cluster.api.post(path, {"metadata": {"name": name}, "rules": []})
-        wait_for((name, False))
-        cluster.api.delete(f"{path}/{name}")
-        wait_for((name, True))
+    def __init__(self) -> None:
+        self._all: list[tuple[str, bool]] = []
+        self._came = threading.Condition()
+
+    def __call__(self, state: dict[str, Any], /, *, deleted: bool) -> None:
+        with self._came:
+            self._all.append((state["metadata"]["name"], deleted))
+            self._came.notify_all()
+
+    def wait_for(self, name: str, *, deleted: bool = False, times: int = 1) -> None:
+        """Until it was told so often."""
+        with self._came:
+            assert self._came.wait_for(lambda: self._all.count((name, deleted)) >= times, 10), self._all[-5:]
+
+
+@pytest.fixture
+def role(cluster: Cluster) -> Iterator[str]:
+    """The name of a ClusterRole that isn't there, nor is at the end."""
+    name = f"e2e-{secrets.token_hex(5)}"
+    yield name
+    cluster.api.delete(f"{PATH}/{name}")
+
+
+def test_a_follower_tells_of_what_there_is_of_what_comes_and_of_what_goes(cluster: Cluster, role: str) -> None:
+    told = Told()
+    with Follower(cluster.api, f"{PATH}?labelSelector=", told):
+        told.wait_for("cluster-admin")
+        cluster.api.post(PATH, {"metadata": {"name": role}, "rules": []})
+        told.wait_for(role)
+        cluster.api.delete(f"{PATH}/{role}")
+        told.wait_for(role, deleted=True)
+
+
+def test_a_follower_begins_anew_whenever_the_watch_ends(cluster: Cluster, role: str) -> None:
+    told = Told()
+    with Follower(cluster.api, f"{PATH}?timeoutSeconds=1", told):
+        told.wait_for("cluster-admin", times=3)
+        cluster.api.post(PATH, {"metadata": {"name": role}, "rules": []})
+        told.wait_for(role)
