@@ -77,7 +77,7 @@ class GoPrograms:
         """
         caches = user_cache()
         caches.mkdir(parents=True, exist_ok=True)
-        with Progress() as progress:
+        with Progress() as progress, _only_builder(caches / "build.lock", progress=progress):
             return self._go(caches, progress).source(module)
 
     def _build(self, target: Path, progress: Progress) -> None:

@@ -1,5 +1,6 @@
 """Base images without a registry: Debian, by debootstrap. For tests; what is released stands on the official image."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -30,10 +31,11 @@ class Base:
         """The image's."""
         return f"localhost/pull-secret-updater-{self.label}:{self.suite}"
 
-    def archive(self) -> Path:
+    def made(self) -> Path:
         """The archive of the image, made first if there is none of this week. Raises BuildError."""
         week = "-W".join(map(str, datetime.now(UTC).isocalendar()[:2]))
-        target = user_cache() / f"{self.label}-{self.suite}-{week}.tar"
+        packages = hashlib.sha256(" ".join(self.packages).encode()).hexdigest()[:8]
+        target = user_cache() / f"{self.label}-{self.suite}-{packages}-{week}.tar"
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             for old in target.parent.glob(f"{self.label}-{self.suite}-*.tar"):

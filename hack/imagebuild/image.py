@@ -13,7 +13,7 @@ from hack.imagebuild.builders import Builder, BuildError
 
 ROOT = Path(__file__).parents[2]
 DEBOOTSTRAP = "debootstrap"
-"""In place of the name of a base: one that is made here."""
+"""In place of the name of an image to pull: one that is made here."""
 
 
 def make(builder: Builder, *, tag: str, base: str | None, saved: Path, sbom_file: Path) -> None:
@@ -30,7 +30,7 @@ def make(builder: Builder, *, tag: str, base: str | None, saved: Path, sbom_file
 def have_base(builder: Builder, wanted: str | None) -> str:
     """The name of the base image, which the builder has by then. Raises BuildError."""
     if wanted == DEBOOTSTRAP:
-        builder.load(debian.PYTHON.archive())
+        builder.load(debian.PYTHON.made())
         return debian.PYTHON.name
     image = wanted or default_base()
     if builder.has(image):

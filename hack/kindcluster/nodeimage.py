@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from hack.gomodule import GoPrograms
-from hack.imagebuild.builders import Builder
+from hack.imagebuild.builders import Builder, BuildError
 from hack.imagebuild.debian import Base
 from hack.localcluster.binaries import built, kubeadm, kubectl, kubernetes_version, node_programs
 
@@ -16,7 +16,9 @@ KIND = GoPrograms(
     packages={"kind": "sigs.k8s.io/kind"},
     estimate="half a minute",
 )
-NAME, CONTROL_PLANE = (f"localhost/pull-secret-updater-{name}:test" for name in ("kind-node", "control-plane"))
+NAME = "localhost/pull-secret-updater-kind-node:test"
+CONTROL_PLANE = "localhost/pull-secret-updater-control-plane:test"
+"""As image/import-images knows it."""
 FILES = Path(__file__).parent / "image"
 CLUSTER = FILES / "cluster.yaml"
 """What kind has to be told about a node of this image."""
@@ -41,8 +43,8 @@ BASE = Base(
 
 
 def build(docker: Builder) -> str:
-    """Have the image in Docker; returns its name. Raises BuildError, BinariesError."""
-    docker.load(BASE.archive())
+    """Have the image in Docker; returns its name. Raises BuildError, BinariesError, OSError."""
+    docker.load(BASE.made())
     with tempfile.TemporaryDirectory(prefix="kind-node-") as scratch:
         control_plane, node = Path(scratch, "control-plane"), Path(scratch, "node")
         programs = node_programs().find_or_build()
@@ -65,4 +67,5 @@ def build(docker: Builder) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     """Without the modes, as Go lets nobody write what it keeps."""
-    subprocess.run(["cp", "-r", "--no-preserve=mode", source, target], check=True)
+    if subprocess.run(["cp", "-r", "--no-preserve=mode", source, target], check=False).returncode != 0:
+        raise BuildError(f"{source} can't be copied; cp's own words are above")
