@@ -39,16 +39,19 @@ def up(*, image: str | None, base: str | None, arguments: tuple[str, ...]) -> No
     """
     leave_on_sigterm()
     try:
-        docker, cluster = builders.find(("docker",), otherwise=NO_DOCKER), KindCluster(program=kind())
+        docker = builders.find(("docker",), otherwise=NO_DOCKER)
+        cluster = KindCluster(program=pinned() if image == DEBOOTSTRAP else kind())
         with tempfile.TemporaryDirectory(prefix="kind-") as scratch:
             images, kubeconfig = Images(Path(scratch)), Path(scratch, "kubeconfig")
-            if not cluster.exists():
+            if cluster.exists():
+                click.echo("on the cluster that is there; hack/kind down first, for one with another node", err=True)
+            else:
                 cluster.create(*node_options(docker, image))
             cluster.write_kubeconfig(kubeconfig)
             images.build(docker, base=base)
             cluster.load(images.controller, images.standin)
             code = suite(kubeconfig, *arguments)
-    except (BinariesError, BuildError) as error:
+    except (BinariesError, BuildError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"the cluster stays: kubectl --context {cluster.context}; hack/kind down removes it", err=True)
     sys.exit(code)
@@ -64,12 +67,17 @@ def down() -> None:
 
 
 def kind() -> str:
-    """The one of PATH, else the one that is pinned here. Raises BinariesError."""
-    return shutil.which("kind") or str(nodeimage.KIND.find_or_build() / "kind")
+    """The one of PATH, else ours. Raises BinariesError."""
+    return shutil.which("kind") or pinned()
+
+
+def pinned() -> str:
+    """Ours, whose files and Kubernetes a node image of ours has. Raises BinariesError."""
+    return str(nodeimage.KIND.find_or_build() / "kind")
 
 
 def node_options(docker: builders.Builder, image: str | None) -> list[str]:
-    """How kind is to make the node. Raises BuildError, BinariesError."""
+    """How kind is to make the node. Raises BuildError, BinariesError, OSError."""
     if image == DEBOOTSTRAP:
         return ["--image", nodeimage.build(docker), "--config", str(nodeimage.CLUSTER)]
     return ["--image", image] if image else []

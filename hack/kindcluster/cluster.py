@@ -31,8 +31,12 @@ class KindCluster:
         return self.name in self._output("get", "clusters").split()
 
     def create(self, *options: str) -> None:
-        """Make it, with a control plane that is ready."""
-        self._run("create", "cluster", "--name", self.name, "--wait", "2m", *options, otherwise=NO_CLUSTER)
+        """Make it, with a control plane that is ready, or leave nothing."""
+        try:
+            self._run("create", "cluster", "--name", self.name, "--wait", "2m", *options, otherwise=NO_CLUSTER)
+        except (KeyboardInterrupt, SystemExit):  # kind was killed in the middle; else it removes it by itself
+            self.delete()
+            raise
 
     def delete(self) -> None:
         """Fine if there is none."""

@@ -7,7 +7,6 @@ import pytest
 
 from hack.imagebuild.builders import BuildError
 from hack.kindcluster.cluster import KindCluster
-from hack.kindcluster.nodeimage import KIND
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,11 +42,3 @@ def test_the_kubeconfig_is_nobody_elses_to_read(tmp_path: Path) -> None:
     KindCluster(program=stub(tmp_path, "echo known")).write_kubeconfig(tmp_path / "kubeconfig")
     assert (tmp_path / "kubeconfig").read_text() == "known\n"
     assert (tmp_path / "kubeconfig").stat().st_mode & 0o077 == 0
-
-
-def test_the_pinned_kind_has_the_files_that_a_node_image_is_made_of() -> None:
-    files = KIND.source("sigs.k8s.io/kind") / "images" / "base" / "files"
-    for name in ("usr/local/bin/entrypoint", "kind/bin/mount-product-files.sh", "etc/systemd/system/kubelet.service"):
-        assert (files / name).is_file()
-    assert 'sandbox_image = "' in (files / "etc/containerd/config.toml").read_text()
-    assert "restrict_oom_score_adj = false" in (files / "etc/containerd/config.toml").read_text()
