@@ -1,7 +1,7 @@
-"""Lists some objects, then watches them, and does so anew whenever the watch ends.
+"""Lists some objects, then watches them, and goes on from where it was whenever the watch ends.
 
-Each state that a watch tells of is passed on. Of what happens between two watches only the state that it led to is, and
-a deletion not at all.
+So each state is passed on, once. There is a new list only when the server says that it no longer knows what came after
+the last one: it repeats what is known, and tells neither of what was in between nor of deletions.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ AGAIN_SECONDS = 0.1
 
 
 class Listener(Protocol):
-    """Is told of states, in the thread of the follower. A new list repeats what is known."""
+    """Is told of states, in the thread of the follower."""
 
     def __call__(self, state: dict[str, Any], /, *, deleted: bool) -> None:
         """`state` is the last one before the deletion where `deleted`."""
@@ -48,7 +48,6 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            # The server ends every watch after a while, and an outage must not end ours.
             with contextlib.suppress(ApiError, urllib3.exceptions.HTTPError):
                 self._list_and_watch()
             self._stop.wait(AGAIN_SECONDS)
@@ -58,10 +57,18 @@ class Follower:
         for state in listed["items"]:
             self._tell(state, deleted=False)
         since = listed["metadata"]["resourceVersion"]
+        while not self._stop.is_set():
+            # The server ends every watch after a while, and an outage must not end ours.
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                for event in self._begin_watch(since):
+                    if event["type"] == "ERROR" or self._stop.is_set():
+                        return
+                    self._tell(event["object"], deleted=event["type"] == "DELETED")
+                    since = event["object"]["metadata"]["resourceVersion"]
+            self._stop.wait(AGAIN_SECONDS)
+
+    def _begin_watch(self, since: str) -> Watch:
         self._watch = self._api.watch(f"{self._path}&watch=true&resourceVersion={since}")
         if self._stop.is_set():  # since before there was a watch to end
             self._watch.end()
-        for event in self._watch:
-            if event["type"] == "ERROR" or self._stop.is_set():
-                return
-            self._tell(event["object"], deleted=event["type"] == "DELETED")
+        return self._watch
