@@ -12,7 +12,7 @@ from hack.imagebuild import builders
 from hack.imagebuild.builders import BuildError
 from hack.imagebuild.image import DEBOOTSTRAP
 from hack.kindcluster import nodeimage
-from hack.kindcluster.cluster import KindCluster
+from hack.kindcluster.cluster import CONTEXT, KindCluster
 from hack.nodesuite.images import Images
 from hack.nodesuite.suite import suite
 from hack.sigterm import leave_on_sigterm
@@ -43,17 +43,15 @@ def up(*, image: str | None, base: str | None, arguments: tuple[str, ...]) -> No
         cluster = KindCluster(program=pinned() if image == DEBOOTSTRAP else kind())
         with tempfile.TemporaryDirectory(prefix="kind-") as scratch:
             images, kubeconfig = Images(Path(scratch)), Path(scratch, "kubeconfig")
-            if cluster.exists():
+            if not cluster.ensure(lambda: node_options(docker, image)):
                 click.echo("on the cluster that is there; hack/kind down first, for one with another node", err=True)
-            else:
-                cluster.create(*node_options(docker, image))
             cluster.write_kubeconfig(kubeconfig)
             images.build(docker, base=base)
             cluster.load(images.controller, images.standin)
             code = suite(kubeconfig, *arguments)
     except (BinariesError, BuildError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"the cluster stays: kubectl --context {cluster.context}; hack/kind down removes it", err=True)
+    click.echo(f"the cluster stays: kubectl --context {CONTEXT}; hack/kind down removes it", err=True)
     sys.exit(code)
 
 

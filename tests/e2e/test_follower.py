@@ -27,10 +27,10 @@ def test_a_watch_that_is_ended_while_it_is_read_gives_no_ciphertext(cluster: Clu
 
     seen: list[dict[str, Any]] = []
     with ThreadPoolExecutor(1) as pool:
-        for tenths in range(30):
+        for tenths_of_a_millisecond in range(30):
             watch = cluster.api.watch(f"{PATH}?watch=true")  # begins with all that there is, a hundred kilobytes
             events = pool.submit(read, watch)
-            time.sleep(tenths * 1e-4)
+            time.sleep(tenths_of_a_millisecond * 1e-4)
             watch.end()
             seen += events.result(10)
     assert {event["type"] for event in seen} == {"ADDED"}

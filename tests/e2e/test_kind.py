@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hack.imagebuild.builders import BuildError
-from hack.kindcluster.cluster import KindCluster
+from hack.kindcluster.cluster import NAME, KindCluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,9 +33,16 @@ def test_without_a_node_image_it_says_where_to_get_one(tmp_path: Path) -> None:
         cluster.create()
 
 
-def test_a_cluster_is_there_when_kind_lists_its_very_name(tmp_path: Path) -> None:
-    assert not KindCluster(program=stub(tmp_path, "echo other pull-secret-updater-2")).exists()
-    assert KindCluster(program=stub(tmp_path, "echo other pull-secret-updater")).exists()
+def test_a_cluster_that_is_there_is_used(tmp_path: Path) -> None:
+    cluster = KindCluster(program=stub(tmp_path, f'test "$1" = get && echo other {NAME}'))
+    assert not cluster.ensure(lambda: pytest.fail("a node image was made for nothing"))
+
+
+def test_a_cluster_of_another_name_is_not_used(tmp_path: Path) -> None:
+    script = f'echo "$*" >> {tmp_path}/said; test "$1" = create || echo {NAME}-2'
+    assert KindCluster(program=stub(tmp_path, script)).ensure(lambda: ["--image", "some"])
+    _, created = (tmp_path / "said").read_text().splitlines()
+    assert created == f"create cluster --name {NAME} --wait 2m --image some"
 
 
 def test_the_kubeconfig_is_nobody_elses_to_read(tmp_path: Path) -> None:
