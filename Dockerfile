@@ -1,15 +1,15 @@
-# hack/image builds it, with docker, podman or buildah.
+# hack/image builds this, with docker, podman or buildah.
 #
-# Both stages stand on BASE, the official image of Python 3.13.15 on Debian trixie. Any will do that has python3 (3.11 or later, with
-# venv) and CA certificates.
+# Both stages use BASE, the official image of Python 3.13.15 on Debian trixie. Any image with python3 (3.11 or later, with venv) and
+# CA certificates will do.
 ARG BASE=docker.io/library/python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
 
-# What is installed has its hash in the lock, what builds it too: setuptools is cut out of the lock for development.
-# `app` is what runs, and has no pip; `tools` stays behind in this stage.
+# The locks have a hash of everything that is installed, and of setuptools, which builds it (taken from the development lock).
+# /opt/pull-secret-updater goes into the image, and has no pip; `tools` stays behind in this stage.
 COPY hack/requirements/runtime.txt hack/requirements/dev.txt ./
 RUN python3 -m venv --without-pip /opt/pull-secret-updater && python3 -m venv tools \
  && sed -n '/^setuptools==/,/[^\\]$/p' dev.txt > tools.txt \
@@ -18,7 +18,9 @@ RUN python3 -m venv --without-pip /opt/pull-secret-updater && python3 -m venv to
 
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY controller controller
-# Bytecode now, since the root is read-only later; it is trusted as it is, without a look at the sources' times.
+# controller/kube/policies is a link to these.
+COPY manifests/policies manifests/policies
+# Compile now, since the root file system will be read-only; Python then uses the bytecode without checking the sources.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/pull-secret-updater install --no-compile --no-deps --no-index wheels/*.whl \
  && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
@@ -33,7 +35,7 @@ LABEL org.opencontainers.image.title="pull-secret-updater" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/pull-secret-updater /opt/pull-secret-updater
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
-# By number: `runAsNonRoot` can't tell who a name is.
+# A number, since `runAsNonRoot` can't resolve names.
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["/opt/pull-secret-updater/bin/pull-secret-updater"]

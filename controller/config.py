@@ -6,29 +6,31 @@ key is a problem, because a misspelt one would otherwise do nothing in silence.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal
 
 import msgspec
 import yaml
 
-from controller.core.dockerconfig import normalise
+from controller.core.conversion import Seconds, convert, fields_of, one_of, shown
 from controller.core.schedule import RefreshWindow
-from controller.http import is_ca_file, is_endpoint, is_safe_url
-from controller.providers import TYPES
-from controller.providers.base import NO_ENDPOINT, URL, MissingExtra, ProviderSettings, Seconds, fields_of
+from controller.core.targetconfig import DNS_LABEL, DNS_NAME, TargetSettings, target_problems
+from controller.net.transport import is_ca_file
+from controller.providers import TYPES, accept_the_same
+from controller.providers.contract import MissingExtra
+from controller.providers.settings import ProviderSettings, common_problems, text_problem
 
-S = TypeVar("S", bound=msgspec.Struct)
 Scope = Literal["name", "namespaces", "cluster"]
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _PROVIDER_NAME_LENGTH = 40
-_LONGEST_SECONDS = 366 * 24 * 3600
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?(/[a-z0-9._/-]+)?")
+_RESERVED_NAME = "arn"
+"""With a provider of this name, RBAC could not tell its identities, `arn:...`, from AWS roles without a provider."""
+_MAX_FILE_BYTES = 1024 * 1024
+_MAX_KEYS = 10_000
+_SHORTEST_MAX_LIFETIME_SECONDS = 60
 
 
 class Refreshing(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -44,12 +46,45 @@ class Refreshing(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return RefreshWindow(self.from_, self.to, float(self.max_lifetime))
 
 
+class Removal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """When a target's Secrets are removed from namespaces that it no longer selects."""
+
+    most: int = 10
+    share: float = 0.2
+    """More at once than both of these, of a target's Secrets, and none is removed until `most` is raised."""
+    grace: Seconds = Seconds(600)
+    """Since labels flap."""
+
+
+class NamespaceLimits(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How much one namespace may have; None for any number, since no default suits every cluster."""
+
+    secrets: int | None = None
+    """Secrets that are served, the oldest first."""
+    mints_per_minute: float | None = None
+    """Per provider; beyond it the namespace's mints wait, and those of others don't."""
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How much at once; each per provider."""
+    """How much at once; mints and writes each per provider."""
 
     mints_per_second: float = 20.0
     mint_concurrency: int = 16
     write_concurrency: int = 32
+    removal: Removal = Removal()
+    per_namespace: NamespaceLimits = NamespaceLimits()
+
+
+class AskingAccounts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Whether ServiceAccounts may ask for a Secret, by annotations of their own; and what these are called."""
+
+    enabled: bool = False
+    names: tuple[str, ...] = ("pull-secret",)
+
+    @property
+    def asking(self) -> tuple[str, ...]:
+        """Those that may; none where it isn't enabled."""
+        return self.names if self.enabled else ()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -65,185 +100,232 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     per_secret_metrics: bool = False
     """One series per Secret more; off, because it grows with them."""
     providers: Mapping[str, ProviderSettings] = {}
+    targets: tuple[TargetSettings, ...] = ()
+    service_accounts: AskingAccounts = AskingAccounts()
     refresh: Refreshing = Refreshing()
     limits: Limits = Limits()
 
+    @property
+    def warnings(self) -> list[str]:
+        """What works, but perhaps not as it was meant."""
+        pairs = itertools.combinations(self.providers.items(), 2)
+        return [
+            f"providers {one} and {other} take the same identities, so a Secret is filled only if its annotations name "
+            "the provider, or registries that only one of them has; set default: true on the one for all others"
+            for (one, a), (other, b) in pairs
+            if accept_the_same(a.type, b.type) and not (a.default or b.default)
+        ] + [
+            f"target {target.name} selects every namespace, now and in future, but those of the system and "
+            "the controller's own"
+            for target in self.targets
+            if any(entry.is_everything for entry in target.namespaces)
+        ]
+
+    @property
+    def watches(self) -> int:
+        """How many watches the API server gets."""
+        return {"name": len(self.secret_names), "namespaces": len(self.namespaces), "cluster": 1}[self.scope]
+
+    @property
+    def watched(self) -> str:
+        """Which Secrets, in words."""
+        match self.scope:
+            case "name":
+                return f"Secrets called {', '.join(self.secret_names)} in all namespaces"
+            case "namespaces":
+                return f"pull Secrets in the namespaces {', '.join(self.namespaces)}"
+            case "cluster":
+                return "pull Secrets in all namespaces"
+
 
 class ConfigError(Exception):
-    """Everything that is wrong with the configuration, a line each: `path: problem`."""
+    """Everything that is wrong with the configuration, a line each: `path: problem`, in the order of the file."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    def __init__(self, problems: list[str], lines: Mapping[str, int]) -> None:
+        self.problems = [text for _, text in sorted((self._line(lines, text), text) for text in problems)]
+        super().__init__("\n".join(self.problems))
+        self.lines = [f"line {line}: {text}" if (line := self._line(lines, text)) else text for text in self.problems]
+        """The same, each with its line where it has one."""
+
+    @staticmethod
+    def _line(lines: Mapping[str, int], problem: str) -> int:
+        """The line of the key that a problem is about, or of the nearest around it; 0 if there is none."""
+        path = problem.partition(": ")[0]
+        while path not in lines and path:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return lines.get(path, 0)
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read the file, put `overrides` (by the keys of the file) over it, and check the whole. Raises ConfigError."""
-    content: Any = None
-    if path is not None:
-        try:
-            content = yaml.load(path.read_text(), Loader=_Loader)  # noqa: S506 -- a SafeLoader
-        except OSError as error:
-            raise ConfigError([f"{path}: can't be read: {error.strerror}"]) from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" in line {mark.line + 1}" if mark else ""
-            reason = error.problem if isinstance(error, _DuplicateKey) else "is not YAML"
-            raise ConfigError([f"{path}: {reason}{line}"]) from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(["$: must be a mapping of keys to values"])
+    content, lines = _read(path) if path is not None else ({}, {})
     problems: list[str] = []
+    content = {} if content is None else content
+    if not isinstance(content, Mapping):
+        raise ConfigError([f"the file: must be a mapping of keys to values, but is {shown(content)}"], {})
+    twice = [key for key, value in (overrides or {}).items() if key in content and content[key] != value]
+    problems += [f"{key}: a flag or the environment sets it to another value; set it in one place" for key in twice]
     values = {"providers": {"chainguard": {"type": "chainguard"}}, **content, **(overrides or {})}
     providers = _providers(values.pop("providers"), problems)
-    config = msgspec.structs.replace(_convert(Config, values, "", problems), providers=providers)
-    problems += _config_problems(config)
-    problems += _unused(config.scope, values)
+    converted = convert(Config, values, "", problems) or Config()
+    config = msgspec.structs.replace(converted, providers=providers)
+    wrong = {problem.partition(":")[0] for problem in problems}
+    wrong |= {path.rpartition("[")[0] for path in wrong if path.endswith("]")}  # a list is wrong where an item is
+    problems += [p for p in _config_problems(config, values, wrong) if p.partition(":")[0] not in wrong]
     for name, settings in providers.items():
-        problems += _provider_problems(name, settings)
+        problems += [p for p in _provider_problems(name, settings) if p.partition(":")[0] not in wrong]
     if problems:
-        raise ConfigError(sorted(problems))
+        overridden = (overrides or {}).keys() - content.keys()
+        raise ConfigError(problems, {key: lines[key] for key in lines if key.split(".")[0] not in overridden})
     return config
 
 
-class _DuplicateKey(yaml.MarkedYAMLError):
-    """Of two values for one key YAML would take the last, and the other would do nothing in silence."""
+def _read(path: Path) -> tuple[Any, dict[str, int]]:
+    """What is in the file, and the line of each key by its path. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+        if len(text) > _MAX_FILE_BYTES:
+            raise ConfigError([f"{path}: is larger than 1 MiB"], {})
+        loader = _Loader(text.decode())
+        node = loader.get_single_node()
+        return ({}, {}) if node is None else (loader.construct_document(node), dict(_lines(node, "")))
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read: {error.strerror}"], {}) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not text in UTF-8"], {}) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: is nested too deeply"], {}) from error
+    except yaml.YAMLError as error:
+        mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(
+            [f"{path}: is not valid YAML{where}: {reason or 'it has a character that YAML forbids'}"], {}
+        ) from error
+
+
+def _lines(node: yaml.Node, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = f"{path}.{key.value}" if path else str(key.value)
+            yield inner, key.start_mark.line + 1
+            if value.start_mark.index >= key.start_mark.index:  # an alias leads back, perhaps to itself
+                yield from _lines(value, inner)
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{path}[{index}]", item.start_mark.line + 1
+            if item.start_mark.index >= node.start_mark.index:
+                yield from _lines(item, f"{path}[{index}]")
 
 
 class _Loader(yaml.SafeLoader):
+    """Gives each problem its place, and refuses what YAML takes and nobody means.
+
+    Of a key that is given twice YAML would take the last, and the other would silently do nothing.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError) as error:  # a date that doesn't exist, say, or !!bool maybe
+            problem = "a value is not what it looks like; put it in quotes if it is text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_KEYS:  # merge keys in merge keys multiply
+            raise yaml.MarkedYAMLError(problem="a mapping has too many keys", problem_mark=node.start_mark)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: set[str] = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise _DuplicateKey(problem=f"{key.value}: stands there twice", problem_mark=key.start_mark)
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is not text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
 def _providers(value: Any, problems: list[str]) -> dict[str, ProviderSettings]:
-    if not isinstance(value, dict) or not value:
-        problems.append("providers: must be a mapping of names to at least one provider")
+    if not isinstance(value, Mapping) or not value:
+        problems.append(f"providers: must be a mapping of names to at least one provider, but is {shown(value)}")
         return {}
     providers: dict[str, ProviderSettings] = {}
     for name, content in value.items():
         path = f"providers.{name}"
-        if not isinstance(name, str) or not _DNS_LABEL.fullmatch(name) or len(name) > _PROVIDER_NAME_LENGTH:
+        if not isinstance(name, str) or not DNS_LABEL.fullmatch(name) or len(name) > _PROVIDER_NAME_LENGTH:
             problems.append(f"{path}: the name must be a DNS label of at most {_PROVIDER_NAME_LENGTH} characters")
-        named = content.get("type") if isinstance(content, dict) else None
-        type_ = TYPES.get(named) if isinstance(named, str) else None
-        if type_ is None:
-            problems.append(f"{path}.type: must be one of {', '.join(sorted(TYPES))}")
-        else:
-            providers[str(name)] = _convert(type_.SETTINGS, content, f"{path}.", problems)
+        if name == _RESERVED_NAME:
+            problems.append(f"{path}: a provider can't be called {name}, since AWS identities begin with it; rename it")
+        if not isinstance(content, Mapping):
+            problems.append(f"{path}: must be a mapping of keys to values, but is {shown(content)}")
+        elif not isinstance(type_ := content.get("type"), str) or type_ not in TYPES:
+            problems.append(f"{path}.type: {one_of(sorted(TYPES), type_)}")
+        elif (settings := convert(TYPES[type_].SETTINGS, content, path, problems)) is not None:
+            providers[str(name)] = settings
     return providers
 
 
-def _convert(struct: type[S], content: Any, prefix: str, problems: list[str]) -> S:
-    """Convert field by field, where msgspec would stop at the first problem; a field with one gets its default."""
-    if not isinstance(content, dict):
-        problems.append(f"{prefix.rstrip('.') or '$'}: must be a mapping of keys to values")
-        return struct()
-    fields = {field.encode_name: field for field in fields_of(struct)}
-    problems += [f"{prefix}{key}: is not a known key" for key in content if key not in fields]
-    values: dict[str, Any] = {}
-    for key, field in fields.items():
-        if key not in content:
-            continue
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            values[field.name] = _convert(field.type, content[key], f"{prefix}{key}.", problems)
-            continue
-        try:
-            values[field.name] = msgspec.convert(content[key], field.type, dec_hook=_decode)
-        except msgspec.ValidationError as error:
-            problems.append(f"{prefix}{key}{_problem(error, field.type)}")
-    return struct(**values)
-
-
-def _problem(error: msgspec.ValidationError, type_: Any) -> str:
-    """What is wrong, and where inside the value."""
-    text, _, inner = str(error).partition(" - at `$")
-    if get_origin(type_) is Literal:
-        text = f"must be one of {', '.join(get_args(type_))}"
-    return f"{inner.rstrip('`')}: {text[:1].lower()}{text[1:]}"
-
-
-def _decode(type_: type, value: Any) -> Any:
-    if type_ is not Seconds:
-        raise NotImplementedError(type_)
-    seconds: int | float
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = value
-    elif isinstance(value, str) and value and (match := _DURATION.fullmatch(value)):
-        seconds = sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-    else:
-        raise ValueError("expected a duration such as 90s, 15m or 12h")
-    if not 0 < seconds <= _LONGEST_SECONDS:
-        raise ValueError("must be more than 0 and at most 366 days")
-    return Seconds(seconds)
-
-
-def _config_problems(config: Config) -> Iterator[str]:
-    if config.scope == "name" and not config.secret_names:
-        yield "secretNames: must name at least one Secret in scope name"
-    if config.scope == "namespaces" and not config.namespaces:
-        yield "namespaces: must name at least one namespace in scope namespaces"
-    for key, names in (("secretNames", config.secret_names), ("namespaces", config.namespaces)):
-        yield from (f"{key}: {name!r} is no name of Kubernetes" for name in names if not _DNS_NAME.fullmatch(name))
-        # Each would get a watch of its own.
-        yield from (f"{key}: {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1)
-    if not 0.1 <= config.refresh.from_ <= config.refresh.to <= 0.8:
-        # Later than 80 % leaves an outage of the issuer too little time; earlier than 10 % is a mint storm.
-        yield "refresh: from and to must be shares of the life with 0.1 <= from <= to <= 0.8"
-    for key, limit in msgspec.to_builtins(config.limits).items():
-        if not limit > 0:  # NaN too
-            yield f"limits.{key}: must be more than 0"
-
-
-def _unused(scope: Scope, values: Mapping[str, Any]) -> Iterator[str]:
-    """What was given and would do nothing in silence; of `secretNames` the default says nothing."""
-    for key, used_in in (("secretNames", "name"), ("namespaces", "namespaces")):
-        if values.get(key) and scope != used_in:
+def _config_problems(config: Config, values: Mapping[str, Any], wrong: Collection[str]) -> Iterator[str]:
+    """What is wrong across fields; nothing that follows from a key which is `wrong` itself."""
+    for key, used_in, names in (
+        ("secretNames", "name", config.secret_names),
+        ("namespaces", "namespaces", config.namespaces),
+    ):
+        if "scope" not in wrong and config.scope == used_in and not names:
+            yield f"{key}: must name at least one {'Secret' if used_in == 'name' else 'namespace'} in scope {used_in}"
+        if "scope" not in wrong and config.scope != used_in and values.get(key):
             yield f"{key}: is only used in scope {used_in}; set scope, or remove it"
+        yield from (f"{key}: {shown(n)} is not a valid Kubernetes name" for n in names if not DNS_NAME.fullmatch(n))
+        # Each would get a watch of its own.
+        yield from (f"{key}: {shown(name)} is given twice" for name, times in Counter(names).items() if times > 1)
+    refresh = config.refresh
+    if refresh.max_lifetime < _SHORTEST_MAX_LIFETIME_SECONDS:
+        yield f"refresh.maxLifetime: must be at least 1m, but is {refresh.max_lifetime:g}s"
+    if not {"refresh.from", "refresh.to"} & set(wrong) and not 0.1 <= refresh.from_ <= refresh.to <= 0.8:
+        # Later than 80 % leaves an outage of the issuer too little time; earlier than 10 % is a mint storm.
+        yield f"refresh: from {refresh.from_:g} and to {refresh.to:g} must be shares with 0.1 <= from <= to <= 0.8"
+    for (one, a), (other, b) in itertools.combinations(config.providers.items(), 2):
+        if a.default and b.default and accept_the_same(a.type, b.type):
+            yield f"providers.{other}.default: {one} is the default for the same identities already; remove one"
+    yield from _limits_problems(config.limits)
+    asking = config.service_accounts.names
+    yield from (
+        f"serviceAccounts.names: {shown(n)} is not a valid Kubernetes name" for n in asking if not DNS_NAME.fullmatch(n)
+    )
+    if config.service_accounts.enabled and not asking:
+        yield "serviceAccounts.names: must name at least one ServiceAccount"
+    watched = None if config.scope != "name" or {"scope", "secretNames"} & set(wrong) else config.secret_names
+    places = config.namespaces if config.scope == "namespaces" and "scope" not in wrong else None
+    yield from target_problems(config.targets, watched=watched, namespaces=places, providers=config.providers)
+
+
+def _limits_problems(limits: Limits) -> Iterator[str]:
+    for field in fields_of(Limits):
+        limit = getattr(limits, field.name)
+        if isinstance(limit, int | float) and not limit > 0:  # NaN too
+            yield f"limits.{field.encode_name}: must be more than 0, but is {limit}"
+    for field in fields_of(NamespaceLimits):
+        limit = getattr(limits.per_namespace, field.name)
+        if limit is not None and not limit > 0:
+            yield f"limits.perNamespace.{field.encode_name}: must be more than 0, but is {limit}"
+    if limits.removal.most < 0:
+        yield f"limits.removal.most: must be 0 or more, but is {limits.removal.most}"
+    if not 0 <= limits.removal.share <= 1:
+        yield f"limits.removal.share: must be between 0 and 1, but is {limits.removal.share:g}"
 
 
 def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:
     path = f"providers.{name}"
-    if not settings.registries:
-        yield f"{path}.registries: must name at least one host"
-    for host in settings.registries:
-        if not _HOST.fullmatch(host) or normalise(host) != host:
-            yield f"{path}.registries: {host!r} must be a lower-case host without scheme, such as cgr.dev"
-    if not 0 < settings.timeout_seconds <= 60:
-        yield f"{path}.timeoutSeconds: must be more than 0 and at most 60"
+    yield from (f"{path}.{problem}" for problem in common_problems(settings))
     if settings.ca_file and not is_ca_file(Path(settings.ca_file)):
-        # A file that isn't there is told when it is needed, like a missing proof: here may be another machine.
-        yield f"{path}.caFile: can't be read, or holds no certificate in PEM"
+        # A missing file is reported when it is needed, like a missing proof: this may be another machine.
+        yield f"{path}.caFile: can't be read, or has no certificate in PEM format"
     for field in fields_of(type(settings)):
-        if problem := _text_problem(field, getattr(settings, field.name)):
+        if problem := text_problem(field, getattr(settings, field.name)):
             yield f"{path}.{field.encode_name}: {problem}"
     try:
-        yield from (f"{path}.{problem}" for problem in TYPES[settings.type].problems(settings))
+        yield from (f"{path}.{problem}" for problem in settings.problems())
     except MissingExtra as error:
         yield f"{path}.type: {settings.type} {error}"
-
-
-def _text_problem(field: msgspec.structs.FieldInfo, value: Any) -> str | None:
-    if not isinstance(value, str):
-        return None
-    if field.name == "proxy":
-        return None if is_endpoint(value) else NO_ENDPOINT
-    if _is_url(field.type):
-        return _url_problem(value)
-    # Where empty is the default, the provider says what is missing.
-    return "must not be empty; leave it out" if not value and field.default != "" else None
-
-
-def _is_url(type_: Any) -> bool:
-    """Url, or Url | None."""
-    return any(URL in get_args(part) for part in (type_, *get_args(type_)))
-
-
-def _url_problem(url: str) -> str | None:
-    if not is_endpoint(url):
-        return NO_ENDPOINT
-    return None if is_safe_url(url) else "must be https, unless its host is loopback"

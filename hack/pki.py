@@ -1,4 +1,8 @@
-"""Keys and certificates for what runs here and now: each CA signs for one cluster or server, and goes with it."""
+"""Keys and certificates for local clusters and servers. Each has its own CA, which is deleted with it.
+
+It makes both kinds of certificates that clusters have: with key identifiers, like kubeadm's, and without, as on some
+EKS, GKE and k3s clusters. Go takes either; Python 3.13 refuses the second unless told not to (VERIFY_X509_STRICT).
+"""
 
 import ipaddress
 from collections.abc import Sequence
@@ -10,10 +14,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 LIFETIME = timedelta(days=3650)
-"""Longer than any local cluster lives: nobody should meet an expired certificate on a laptop."""
+"""Longer than any local cluster lives, so that nobody meets an expired certificate on a laptop."""
 
 SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 
@@ -22,17 +26,17 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A certificate and its private key, both PEM."""
+    """A certificate and its private key, both in PEM format."""
 
     certificate: bytes
     key: bytes
 
 
-def make_authority() -> Pair:
-    """A new CA that may sign servers and clients, and no further CAs."""
+def make_authority(*, key_identifiers: bool = True) -> Pair:
+    """A new CA that may sign servers and clients, and no further CAs. They have key identifiers if it has."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "local-cluster-ca")])
-    builder = _builder(name, issuer=name, key=key)
+    builder = _builder(name, issuer=name, key=key, key_identifiers=key_identifiers)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     return Pair(certificate=builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM), key=_pem(key))
@@ -47,14 +51,14 @@ def make_server(authority: Pair, *, addresses: Sequence[str]) -> Pair:
 
 
 def make_client(authority: Pair, *, user: str, groups: Sequence[str]) -> Pair:
-    """A client certificate: Kubernetes takes the user from the common name, the groups from the organisations."""
+    """A client certificate. Kubernetes takes the user from the common name, and the groups from the organisations."""
     attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
     subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, user)])
     return _issue(authority, subject=subject, usage=ExtendedKeyUsageOID.CLIENT_AUTH, names=[])
 
 
 def write_token_keys(directory: Path) -> None:
-    """Write sa.key and sa.pub, with which the API server signs and checks ServiceAccount tokens (RS256, as kubeadm)."""
+    """Write sa.key and sa.pub; the API server signs and checks ServiceAccount tokens with them (RS256, as kubeadm)."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     write_private(directory / "sa.key", _pem(key))
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -62,7 +66,7 @@ def write_token_keys(directory: Path) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, from its first byte on."""
+    """Write a file that only its owner can ever read, from the first byte on."""
     path.touch(mode=0o600)
     path.write_bytes(content)
 
@@ -73,21 +77,24 @@ def _issue(authority: Pair, *, subject: x509.Name, usage: x509.ObjectIdentifier,
     if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
         raise TypeError("the authority's key is not the kind that make_authority makes")
     key = ec.generate_private_key(ec.SECP256R1())
-    builder = _builder(subject, issuer=issuer.subject, key=key)
+    key_identifiers = any(one.oid == ExtensionOID.SUBJECT_KEY_IDENTIFIER for one in issuer.extensions)
+    builder = _builder(subject, issuer=issuer.subject, key=key, key_identifiers=key_identifiers)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-    # Python 3.13 verifies with VERIFY_X509_STRICT, which insists on this extension.
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-    builder = builder.add_extension(issuer_id, critical=False)
+    if key_identifiers:
+        issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+        builder = builder.add_extension(issuer_id, critical=False)
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return Pair(certificate=builder.sign(issuer_key, hashes.SHA256()).public_bytes(Encoding.PEM), key=_pem(key))
 
 
-def _builder(subject: x509.Name, *, issuer: x509.Name, key: PrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, *, issuer: x509.Name, key: PrivateKey, key_identifiers: bool
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
@@ -95,8 +102,10 @@ def _builder(subject: x509.Name, *, issuer: x509.Name, key: PrivateKey) -> x509.
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))  # clocks of containers on the same machine may lag
         .not_valid_after(now + LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
+    if not key_identifiers:
+        return builder
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:

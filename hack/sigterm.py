@@ -1,4 +1,4 @@
-"""SIGTERM, for commands that have something to take down."""
+"""SIGTERM, for commands that have to clean up."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def leave_on_sigterm() -> None:
-    """Have SIGTERM raise SystemExit, so that `with`, `except` and `finally` end what was started."""
+    """Make SIGTERM raise SystemExit, so that `with`, `except` and `finally` stop what was started."""
     signal.signal(signal.SIGTERM, _exit)
 
 

@@ -1,7 +1,8 @@
 """What can go wrong, as the few classes that decide what happens next.
 
-A `Problem` is what a person is told: one reason and one constant sentence, the same in annotation, Event, log and
-metric. No sentence holds a number, a time or a word of the issuer, so nothing an issuer says reaches a tenant.
+A `Problem` is what a person reads: one reason and one constant sentence, the same in annotation, Event, log and
+metric. No sentence has a number that varies, a time, or a word from the issuer, so nothing an issuer says reaches a
+tenant.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ class Pace(enum.Enum):
     """How soon to try again."""
 
     FAST = "fast"
-    """1 s doubling to 60 s: the fault passes by itself."""
+    """1 s doubling to 60 s: the fault is temporary."""
 
     SLOW = "slow"
     """30 s doubling to 15 min: somebody has to change something outside the Secret."""
 
     ON_CHANGE = "on change"
-    """Not before the Secret changes: the fault is in the Secret."""
+    """Not until the Secret changes: the fault is in the Secret."""
 
 
 class Problem(enum.Enum):
-    """Every reason that a Secret isn't filled: (reason, sentence, pace, whether it is the provider's own fault)."""
+    """Every reason why a Secret isn't filled: (reason, sentence, pace, whether the provider is at fault)."""
 
     reason: str
     sentence: str
@@ -41,49 +42,87 @@ class Problem(enum.Enum):
     WRONG_TYPE = (
         "WrongType",
         (
-            "the Secret is not of type kubernetes.io/dockerconfigjson; a type can't be changed, so delete it and "
-            "create it again with --type=kubernetes.io/dockerconfigjson"
+            "the Secret's type is not kubernetes.io/dockerconfigjson, and a type can't be changed; delete the Secret "
+            "and create it again with --type=kubernetes.io/dockerconfigjson"
         ),
         Pace.ON_CHANGE,
     )
     IMMUTABLE = (
         "Immutable",
-        "the Secret is immutable and can't be filled; delete it and create it again without immutable: true",
+        "the Secret is immutable, so it can't be filled; delete it and create it again without immutable: true",
         Pace.ON_CHANGE,
     )
     PAUSED_UNCLEAR = (
         "PausedUnclear",
-        "the annotation paused is neither true nor false and counts as true; set true or false, or remove it",
+        "the annotation paused is neither true nor false, so it counts as true; set it to true or false, or remove it",
         Pace.ON_CHANGE,
     )
     IDENTITY_EMPTY = (
         "IdentityEmpty",
-        "the identity annotation is empty; set the identity to act as, or remove it",
+        "the annotation identity is empty; set it to the identity to act as, or remove it",
+        Pace.ON_CHANGE,
+    )
+    ANNOTATION_TOO_LONG = (
+        "AnnotationTooLong",
+        (
+            "an annotation is too long: identity may have 2,048 characters, refresh 256 characters, and registries "
+            "128 hosts; shorten it"
+        ),
+        Pace.ON_CHANGE,
+    )
+    SERVICE_ACCOUNT_INVALID = (
+        "ServiceAccountInvalid",
+        (
+            "the annotation service-account is not the name of a ServiceAccount; set it to the name of one in the "
+            "Secret's own namespace, or remove it"
+        ),
         Pace.ON_CHANGE,
     )
     SERVICE_ACCOUNT_UNSUPPORTED = (
         "ServiceAccountUnsupported",
-        "the annotation service-account is not supported yet; remove it to use the controller's own proof",
+        (
+            "no provider for this identity takes the proof of a ServiceAccount that a Secret names, by its protocol or "
+            "by its configuration; remove the annotation service-account, or ask whoever runs pull-secret-updater"
+        ),
+        Pace.ON_CHANGE,
+    )
+    SERVICE_ACCOUNT_REQUIRED = (
+        "ServiceAccountRequired",
+        (
+            "the provider takes no proof but that of a ServiceAccount in the Secret's own namespace; name one in the "
+            "annotation service-account"
+        ),
         Pace.ON_CHANGE,
     )
     PROVIDER_UNKNOWN = (
         "ProviderUnknown",
-        "no provider of that name is configured; set the annotation provider to a configured name, or remove it",
+        "the Secret names a provider that is not configured; use the name of a configured one, or don't name any",
         Pace.ON_CHANGE,
     )
     IDENTITY_UNRECOGNISED = (
         "IdentityUnrecognised",
-        "the identity has the shape of no configured provider; correct it, or name its provider",
+        (
+            "the identity doesn't match the format of any configured provider, or of the one that the Secret names; "
+            "correct it, or set the annotation provider"
+        ),
         Pace.ON_CHANGE,
     )
     PROVIDER_AMBIGUOUS = (
         "ProviderAmbiguous",
-        "more than one configured provider takes this identity; set the annotation provider to one of these",
+        "more than one configured provider accepts this identity; set the annotation provider to one of these",
+        Pace.ON_CHANGE,
+    )
+    IDENTITY_NOT_ALLOWED = (
+        "IdentityNotAllowed",
+        (
+            "the provider's namespaces and identities, which the operator has configured, don't allow this identity "
+            "in this namespace; use another one, or ask whoever runs pull-secret-updater"
+        ),
         Pace.ON_CHANGE,
     )
     REGISTRY_NOT_ALLOWED = (
         "RegistryNotAllowed",
-        "the annotation registries names a host that the provider is not configured for; use only its registries",
+        "the annotation registries has a host that is not one of the provider's registries; use only configured ones",
         Pace.ON_CHANGE,
     )
     REGISTRY_CLAIMED_TWICE = (
@@ -94,21 +133,30 @@ class Problem(enum.Enum):
     CONFIG_UNREADABLE = (
         "ConfigUnreadable",
         (
-            ".dockerconfigjson is not a docker config: it, its auths and our entries must be JSON objects; correct it, "
-            "or set it to {}"
+            ".dockerconfigjson is not a valid Docker config: it, its auths and the controller's entries must be JSON "
+            "objects, with 10,000 members at most; correct it, or set it to {}"
+        ),
+        Pace.ON_CHANGE,
+    )
+    FOREIGN_ENTRY_UNREADABLE = (
+        "ForeignEntryUnreadable",
+        (
+            "the token is written, but no kubelet reads this Secret until you correct or remove what is malformed in "
+            ".dockerconfigjson and not the controller's: an entry must be a JSON object, its username, password, email "
+            "and auth strings, and auth the base64 of user:password; malformed are"
         ),
         Pace.ON_CHANGE,
     )
     CONFIG_TOO_LARGE = (
         "ConfigTooLarge",
-        "the Secret would be larger than the 1 MiB that Kubernetes allows; remove entries that are not needed",
+        "the Secret would exceed 1 MiB, which Kubernetes allows, or 10,000 entries; remove those that you don't need",
         Pace.ON_CHANGE,
     )
 
-    # Outside the Secret, and there until somebody acts.
+    # Outside the Secret; they last until somebody fixes them.
     MINT_REFUSED = (
         "MintRefused",
-        "the issuer refused this identity; check that it exists and trusts the controller's ServiceAccount",
+        "the issuer refused this identity; check that it exists and trusts the ServiceAccount that proves it",
         Pace.SLOW,
     )
     IDENTITY_UNKNOWN = (
@@ -118,27 +166,41 @@ class Problem(enum.Enum):
     )
     REQUEST_REFUSED = (
         "RequestRefused",
-        "the issuer takes the request for malformed; check the provider's configuration and the identity",
+        "the issuer rejected the request as malformed; check the provider's configuration and the identity",
         Pace.SLOW,
     )
     PROOF_MISSING = (
         "ProofMissing",
-        "what proves who the controller is can't be read; check that the provider's tokenFile or key is mounted",
+        "the controller's own credential can't be read; check that the provider's tokenFile or key is mounted",
         Pace.SLOW,
     )
     PROOF_UNFIT = (
         "ProofUnfit",
-        "what proves who the controller is has expired, is for another audience or is none; check tokenFile or key",
+        (
+            "the controller's own credential has expired, has the wrong audience, or is not a token or key; check the "
+            "provider's tokenFile or key"
+        ),
         Pace.SLOW,
     )
     CA_FILE_UNFIT = (
         "CaFileUnfit",
-        "the provider's caFile can't be read, or holds no certificate in PEM; check that it is mounted",
+        "the provider's caFile can't be read, or has no certificate in PEM format; check that it is mounted",
         Pace.SLOW,
     )
     TOKEN_UNFIT = (
         "TokenUnfit",
-        "the issuer's token is expired or not for the wanted audience and identity; check the provider's configuration",
+        (
+            "the issuer's token can't be used: it has expired or has no expiry, is for the wrong audience or identity, "
+            "or a registry refused it; check the provider's configuration"
+        ),
+        Pace.SLOW,
+    )
+    TOKEN_REQUEST_REFUSED = (
+        "TokenRequestRefused",
+        (
+            "the API server refused the controller a token of the ServiceAccount that the Secret names; check the "
+            "controller's RBAC and the cluster's admission policies, as docs/security.md shows"
+        ),
         Pace.SLOW,
     )
     WRITE_REFUSED = (
@@ -149,111 +211,149 @@ class Problem(enum.Enum):
     FIGHT = (
         "Fight",
         (
-            "something keeps reverting the credential, so it is written more rarely; in Argo CD add ignoreDifferences "
-            "for /data, in Flux the annotation kustomize.toolkit.fluxcd.io/ssa: IfNotPresent"
+            "another writer keeps reverting the Secret, and the controller keeps restoring it; make that writer leave "
+            "alone the Secret's data and the annotations that the controller writes, as docs/gitops.md shows"
         ),
         Pace.SLOW,
     )
 
-    # Passing.
+    OVER_LIMIT = (
+        "OverLimit",
+        (
+            "this namespace has more Secrets that ask for an identity than the operator allows, so only the oldest are "
+            "served; delete some, or ask whoever runs pull-secret-updater for a higher limits.perNamespace.secrets"
+        ),
+        Pace.ON_CHANGE,
+    )
+    SECRET_NOT_WATCHED = (
+        "SecretNotWatched",
+        (
+            "the ServiceAccount asks for a Secret of a name that the controller doesn't watch; set its annotation "
+            "secret to one that it watches, or ask whoever runs pull-secret-updater to add the name to secretNames"
+        ),
+        Pace.ON_CHANGE,
+    )
+    TARGET_CONFLICT = (
+        "TargetConflict",
+        (
+            "a target wants a Secret of this name here, but there is one that it hasn't made, so it is left alone; "
+            "delete or rename that one, or exclude the namespace from the target"
+        ),
+        Pace.SLOW,
+    )
+    TARGET_CONTESTED = (
+        "TargetContested",
+        (
+            "somebody keeps undoing what a target does here; make them stop, or keep targets out with the annotation "
+            "pull-secret-updater.chainguard.dev/targets: none on the namespace"
+        ),
+        Pace.SLOW,
+    )
+    TARGET_KEPT = (
+        "TargetKept",
+        (
+            "the Secret is no longer a target's, and holds more than the target's token, so it isn't deleted; the "
+            "token in it runs out"
+        ),
+        Pace.SLOW,
+    )
+
+    WRITE_FAILS = (
+        "WriteFails",
+        (
+            "the API server fails to accept the controller's writes; check its health and the admission webhooks for "
+            "Secrets; the controller retries automatically"
+        ),
+        Pace.FAST,
+    )
+
+    # Temporary.
+    SERVICE_ACCOUNT_MISSING = (
+        "ServiceAccountMissing",
+        (
+            "the ServiceAccount that the Secret names does not exist in its namespace; create it, or correct the "
+            "annotation service-account; the controller looks for it automatically"
+        ),
+        Pace.FAST,
+    )
+    TOKEN_REQUEST_FAILS = (
+        "TokenRequestFails",
+        (
+            "the API server fails to give the controller a token of the ServiceAccount that the Secret names; check "
+            "its health; the controller retries automatically"
+        ),
+        Pace.FAST,
+    )
     ISSUER_THROTTLES = (
         "IssuerThrottles",
-        "the issuer asks for fewer requests; the controller tries again by itself",
+        "the issuer is limiting the rate of requests; the controller retries automatically",
         Pace.FAST,
     )
     ISSUER_UNAVAILABLE = (
         "IssuerUnavailable",
-        "the issuer doesn't answer or fails; the controller tries again by itself",
+        "no response from the issuer, or it returned an error; the controller retries automatically",
         Pace.FAST,
         True,
     )
     ISSUER_MALFORMED = (
         "IssuerMalformed",
-        "the issuer's answer holds no token; the controller tries again by itself",
+        "the issuer's response has no usable token; the controller retries automatically",
         Pace.FAST,
         True,
     )
     UNEXPECTED = (
         "Unexpected",
-        "the controller met an error it doesn't know; its log says more, please report it",
+        "the controller hit an unexpected error; please report it, with the details in the controller's log",
         Pace.SLOW,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A problem of one claim, with the names of configured providers where they help to solve it."""
+    """A problem of one claim, with names that help to solve it, such as those of configured providers.
+
+    They are of our configuration, of our own proof or of the cluster, and the same at each look: never a word of the
+    issuer, a time or a number.
+    """
 
     problem: Problem
-    candidates: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """The value of the `error` annotation and the message of the Event."""
-        named = f": {', '.join(self.candidates)}" if self.candidates else ""
+        named = f": {', '.join(self.named)}" if self.named else ""
         return f"{self.problem.reason}: {self.problem.sentence}{named}"
 
 
 class MintError(Exception):
     """A provider could not mint.
 
-    `detail` is for the log alone and made of our own words, statuses and codes; never of a body, header or token.
+    `detail` is only for the log. It has our own words, statuses and codes, and never a body, a header or a token.
+    `named` is for the Secret and its Event; see Rejection.
     """
 
-    def __init__(self, problem: Problem, detail: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        detail: str,
+        *,
+        named: tuple[str, ...] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(f"{problem.reason} ({detail})")
         self.problem = problem
         self.detail = detail
+        self.named = named
         self.retry_after_seconds = retry_after_seconds
+
+    def rejection(self, provider: str) -> Rejection:
+        """What is reported of a claim that this provider should serve."""
+        return Rejection(self.problem, (f"provider {provider}", *self.named))
 
 
 class StaleProof(MintError):
-    """The issuer may mean that the proof has expired: read it again, and if it is another ask once more."""
+    """The proof may have expired: read it again, and if it has changed, ask the issuer once more."""
 
-    def __init__(self, detail: str, *, problem: Problem = Problem.MINT_REFUSED) -> None:
-        super().__init__(problem, detail)
-
-
-class ApiError(Exception):
-    """The API server answered with a failure, or not at all.
-
-    The text is made of the verb, the resource and the status reason (an enumeration of Kubernetes); never of a body.
-    """
-
-    retry_after_seconds: float | None = None
-
-
-class Unavailable(ApiError):
-    """No answer, 429 or 5xx: try again, not before `retry_after_seconds` where the server gave them."""
-
-    def __init__(self, detail: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(detail)
-        self.retry_after_seconds = retry_after_seconds
-
-
-class Unauthorized(ApiError):
-    """401, with the newest credentials there are."""
-
-
-class Forbidden(ApiError):
-    """403: RBAC or an admission policy."""
-
-
-class NotFound(ApiError):
-    """404: deleted meanwhile, or not installed."""
-
-
-class Conflict(ApiError):
-    """409: somebody wrote since the version that we decided on. Ordinary life."""
-
-
-class Invalid(ApiError):
-    """400, 413 or 422: the request itself will never pass."""
-
-
-class Gone(ApiError):
-    """410, or reason Expired: the resource version is too old to go on from."""
-
-
-class FutureVersion(ApiError):
-    """504 "Too large resource version": the server hasn't seen that version, so it may have been restored."""
+    def __init__(self, detail: str, *, problem: Problem = Problem.MINT_REFUSED, named: tuple[str, ...] = ()) -> None:
+        super().__init__(problem, detail, named=named)

@@ -1,6 +1,6 @@
-"""The vocabulary: keys, what is known of a Secret without its credential, the token, and what can be decided.
+"""The vocabulary: keys, Secrets without their credentials, tokens and decisions.
 
-Nothing here but `Token` ever holds a credential, and `Token` can't print it.
+Only `Token` holds a credential, and it can't be printed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from controller.core.errors import Rejection
 
 
 class Ref(NamedTuple):
-    """Which Secret."""
+    """Identifies a Secret; or another object in a namespace, where its kind is clear."""
 
     namespace: str
     name: str
 
 
 class Key(NamedTuple):
-    """Which claim of which Secret; `claim` is "" for the annotation `identity`, else what follows in `identity.`."""
+    """Identifies a claim; `claim` is "" for the annotation `identity`, `<provider>` for `identity.<provider>`."""
 
     namespace: str
     name: str
@@ -36,17 +36,17 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One identity that a Secret asks for, what we wrote for it, and what is there now."""
+    """One identity that a Secret asks for, the annotations that we wrote for it, and the credential in place."""
 
     name: str
 
-    # What the user asks, as it stands in the annotations.
+    # The user's annotations as they are.
     identity: str
     provider: str | None
     registries: tuple[str, ...] | None
     service_account: str | None
 
-    # What we wrote last; instants in seconds since the epoch, None where missing or unreadable.
+    # Our own annotations; instants in seconds since the epoch, None if missing or unreadable.
     issued_at: int | None
     expires_at: int | None
     issued_for: str | None
@@ -55,11 +55,11 @@ class Claim:
     refreshed_for: str | None
     error: str | None
 
-    # What is there.
+    # The credential in place.
     present_fingerprint: str | None
-    """Of the entries of `managed_hosts` as they are now; None where one is missing."""
+    """Of the entries of `managed_hosts` as they are now; None if one is missing."""
     credential_exp: int | None
-    """`exp` of the credential in place, where it is a JWT that can be read."""
+    """`exp` of the credential in place, if it is a readable JWT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,25 @@ class ManagedSecret:
     readable: bool
     """.dockerconfigjson is absent or empty, or a JSON object, and so are its `auths`."""
     hosts: tuple[str, ...]
-    """The normalised registry hosts that have an entry, sorted; none where `plain` is false because of their number."""
+    """The normalised registry hosts that have an entry, sorted; empty if too many to keep (`plain` is false)."""
     broken_hosts: tuple[str, ...]
     """Those of `hosts` whose entry is not a JSON object."""
+    unreadable: tuple[str, ...]
+    """What the kubelet can't decode, so that it reads nothing of the Secret: normalised hosts, and `HttpHeaders`."""
     plain: bool
-    """Nothing is in the JSON but `auths` with one canonical key per host, so it can be rendered from tokens alone."""
+    """The JSON holds nothing but `auths` with one canonical key per host, so it can be rendered from tokens alone."""
     paused: str | None
     refresh: str | None
     claims: tuple[Claim, ...]
+    created_at: str = ""
+    """As Kubernetes writes it, so that it sorts by time."""
+    target: str | None = None
+    """The target that it was made for; only with the mark of this installation."""
+    owed: tuple[tuple[str, str | None], ...] = ()
+    """Annotations, with their prefix, that say something else than its target's inputs, and the value each gets."""
 
     def view(self, claim_name: str) -> View | None:
-        """The claim of that name; None where the Secret doesn't ask for it."""
+        """The claim of that name; None if the Secret has none."""
         claim = next((claim for claim in self.claims if claim.name == claim_name), None)
         return None if claim is None else View(Key(*self.ref, claim_name), self, claim)
 
@@ -95,7 +103,7 @@ class ManagedSecret:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One claim as it is known at one look. Another look at the same version is the same `secret` object."""
+    """One claim of one version of its Secret. Two views of the same version have the same `secret` object."""
 
     key: Key
     secret: ManagedSecret
@@ -103,7 +111,7 @@ class View:
 
     @property
     def inputs(self) -> tuple[object, ...]:
-        """What the user asks for, in one comparable value; another Secret of the same name asks anew."""
+        """Everything the user asks for, as one comparable value; another UID is another request."""
         claim = self.claim
         return (
             self.secret.uid,
@@ -131,11 +139,11 @@ class Token:
 
     @property
     def lifetime_seconds(self) -> int:
-        """The life it was given."""
+        """From `issued_at` to `expires_at`."""
         return self.expires_at - self.issued_at
 
     def __repr__(self) -> str:
-        """Say which token it is without saying it."""
+        """Identify the token without showing it."""
         digest = hashlib.sha256(self.password.encode()).hexdigest()[:8]
         return f"Token(provider={self.provider!r}, expires_at={self.expires_at}, sha256={digest})"
 
@@ -152,7 +160,7 @@ class Reason(enum.Enum):
 
     @property
     def by_the_clock(self) -> bool:
-        """Nothing asked but time, so a new token has to outlive the present one."""
+        """Only time has passed, so a new token must outlive the present one."""
         return self in (Reason.SCHEDULED, Reason.EXPIRED)
 
 
@@ -168,31 +176,39 @@ class Resolved:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Something to report although the token is valid, until it ends by itself."""
+
+    rejection: Rejection
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ignore:
     """Nothing to do until the Secret changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """The credential in place is right; look again at `until`."""
+    """The credential in place is valid; look again at `until`."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """A token is due since `at`."""
+    """A token has been due since `at`."""
 
     reason: Reason
     at: float
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
-    """The `error` annotation isn't what it should be: `rejection`, or none. Look again at `until`."""
+class Report:
+    """The `error` annotation should be `rejection`, or absent for None, and isn't. Look again at `until`."""
 
     rejection: Rejection | None
     until: float | None = None
 
 
-Decision = Ignore | Keep | Refresh | Tell
+Decision = Ignore | Keep | Refresh | Report

@@ -1,8 +1,8 @@
-"""One deadline per key, and workers that are handed the keys that are due.
+"""One deadline per key, and workers that get the keys that are due.
 
-A key is absent, waiting or being processed; it is never processed twice at a time and never has two deadlines. So a
-change costs one run however many events tell of it, and a run that ends drops nothing that was asked meanwhile. Keys
-that are due come out a turn at a time (a turn is whatever `turn` says, for us a namespace), in each turn the longest
+A key is absent, waiting or being processed. It is never processed twice at the same time and never has two deadlines,
+so a change costs one run however many events report it, and the end of a run drops no deadline that was set meanwhile.
+Keys that are due come out in turns (`turn` gives the turn of a key, for us its namespace), in each turn the longest
 overdue first: a namespace with thousands of keys delays the others by one run.
 
 Deadlines are seconds on the wall clock `now`. All decisions are synchronous; only `get` waits, never longer than
@@ -44,12 +44,12 @@ class Due(NamedTuple, Generic[K]):
 
 @dataclass(slots=True)
 class _Run:
-    """What happened to a key while it is being processed."""
+    """Calls about a key while it is being processed."""
 
     asked: float | None = None
     """The deadline set last."""
     forgotten: bool = False
-    """The key was forgotten, so the end of this run has no say in when to look again."""
+    """The key was forgotten, so the end of this run sets no deadline."""
 
 
 class RefreshQueue(Generic[K]):
@@ -76,7 +76,7 @@ class RefreshQueue(Generic[K]):
         self._closed = False
 
     def schedule(self, key: K, at: float) -> None:
-        """Look at the key at `at`, instead of when it was to be looked at; a past `at` means now.
+        """Make `at` the key's deadline, earlier or later than before; a past `at` means now.
 
         A key that is due and stays due keeps its place. For a key being processed the last call counts. Raises
         ValueError, and changes nothing, if `at` is not a finite number.
@@ -138,28 +138,10 @@ class RefreshQueue(Generic[K]):
         """Whether a worker has the key."""
         return key in self._running
 
-    def deadline(self, key: K) -> float | None:
-        """When the key is to be looked at; of one being processed, what was asked meanwhile."""
-        if run := self._running.get(key):
-            return run.asked
-        held = self._waiting.get(key)
-        return held[0] if held else None
-
-    @property
     def depth(self) -> int:
         """How many keys are due and not taken."""
         now = self._now()
         return sum(at <= now for at, _, _ in self._waiting.values())
-
-    @property
-    def waiting(self) -> int:
-        """How many keys have a deadline, due or not."""
-        return len(self._waiting)
-
-    @property
-    def processing(self) -> int:
-        """How many keys workers have."""
-        return len(self._running)
 
     def _arm(self, key: K, at: float) -> None:
         """Make `at` the deadline of a key that isn't being processed."""
@@ -170,7 +152,7 @@ class RefreshQueue(Generic[K]):
         self._changed.set()
 
     def _take(self) -> Due[K] | None:
-        """Take the first key of the turn that waited longest; a turn with more goes to the end of the row."""
+        """Take the first key of the turn that waited longest; a turn with more keys goes to the end of the line."""
         now = self._now()
         while (entry := self._first(self._timers)) and entry[0] <= now:
             keys = self._turns.setdefault(self._turn(entry[2]), [])
@@ -194,7 +176,7 @@ class RefreshQueue(Generic[K]):
         return None
 
     def _sleep_seconds(self) -> float | None:
-        """How long nothing can become due unless the clock is stepped; None if nothing waits. After `_take` only."""
+        """How long no key can become due unless the clock is stepped; None if no key waits. Call only after `_take`."""
         first = self._first(self._timers)
         return min(first[0] - self._now(), MAX_SLEEP_SECONDS) if first else None
 
@@ -206,7 +188,7 @@ class RefreshQueue(Generic[K]):
         return heap[0] if heap else None
 
     def _compact(self) -> None:
-        """Drop all stale entries once they are the greater part, which costs each of them O(1) over time."""
+        """Drop all stale entries once they are the majority: O(1) for each over time."""
         if self._stale <= len(self._waiting) + _STALE_ALLOWED:
             return
         for heap in (self._timers, *self._turns.values()):

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from controller.core.errors import Pace
 
 RETRY_AFTER_CAP_SECONDS = 300.0
+URGENT_STEP_SECONDS = 60.0
+_URGENT_SECONDS = 1800.0
 _STEPS_SECONDS = {Pace.FAST: (1.0, 60.0), Pace.SLOW: (30.0, 900.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshWindow:
-    """Which part of a token's life a refresh falls in, and how long a life may count at most (seconds)."""
+    """The part of a token's life in which it is refreshed, and the longest life that counts (seconds)."""
 
     start: float = 0.50
     end: float = 0.65
@@ -31,7 +33,7 @@ def fraction(*parts: object) -> float:
 
 
 def effective_expiry(window: RefreshWindow, *, issued_at: int, expires_at: int, credential_exp: int | None) -> float:
-    """The instant that a credential counts as expired: the annotation may only shorten what the credential says."""
+    """The instant from which a credential counts as expired; an annotation can shorten its own life only."""
     latest = min(float(expires_at), issued_at + window.max_lifetime_seconds)
     return latest if credential_exp is None else min(latest, float(credential_exp))
 
@@ -50,27 +52,49 @@ def refresh_at(
     return issued_at + max(lifetime * share, min(10.0, given / 2), 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a claim has: a token that is valid until `valid_until`, or none since `missing_since`."""
+
+    valid_until: float | None
+    missing_since: float | None = None
+    """When it was first seen without a valid token; None while it has one."""
+
+    @property
+    def ends_at(self) -> float:
+        """When it ran out, or will."""
+        return self.valid_until or self.missing_since or 0.0
+
+    @property
+    def is_missing(self) -> bool:
+        """It has no valid token: the most urgent state there is."""
+        return self.missing_since is not None
+
+
 def retry_at(
     *,
     failed_at: float,
     attempt: int,
     pace: Pace,
     spread_by: str,
-    valid_until: float | None = None,
+    coverage: Coverage,
+    urgent_step_seconds: float = URGENT_STEP_SECONDS,
     retry_after_seconds: float | None = None,
 ) -> float | None:
-    """The instant to try again after the `attempt`-th failure in a row (from 1); None where only a change helps.
+    """The instant to try again after the `attempt`-th failure in a row (from 1); None if only a change helps.
 
-    `valid_until` is the end of a token in place: no step is longer than an eighth of what is left of it, nor shorter
-    than 1 s. A `retry_after_seconds` of the issuer wins over both, up to 300 s.
+    With a valid token no step is longer than an eighth of what is left of it, nor shorter than 1 s. Without one, no
+    step is longer than `urgent_step_seconds` for half an hour. A `retry_after_seconds` of the issuer wins, up to 300 s.
     """
     if pace is Pace.ON_CHANGE:
         return None
     if retry_after_seconds is not None:
         return failed_at + min(max(retry_after_seconds, 1.0), RETRY_AFTER_CAP_SECONDS)
     first, longest = _STEPS_SECONDS[pace]
+    if coverage.missing_since is not None and failed_at - coverage.missing_since < _URGENT_SECONDS:
+        first, longest = min(first, urgent_step_seconds), min(longest, urgent_step_seconds)
     step = min(first * 2.0 ** min(attempt - 1, 20), longest)
     step *= 1.0 - fraction(spread_by, attempt) / 2
-    if valid_until is not None and valid_until > failed_at:
-        step = min(step, max((valid_until - failed_at) / 8, 1.0))
+    if coverage.valid_until is not None:
+        step = min(step, max((coverage.valid_until - failed_at) / 8, 1.0))
     return failed_at + step

@@ -1,8 +1,8 @@
-"""What is known of every managed Secret: the newest version seen of each, and never an older one again.
+"""The newest version seen of every managed Secret, and never an older one again.
 
 Three sources report: the watch (`put`, `drop`), a relist (`replace`), and the answers to our own requests
-(`put_reply`). They arrive in any order; the resource version decides which is the truth. The one exception is a
-cluster restored from a backup, whose versions start over: then the relist says so and its list is the truth.
+(`put_reply`). They arrive in any order; the resource version decides. The one exception is a cluster that was restored
+from a backup, whose versions start over: a relist or a read says so (`roll_back`), and then it decides.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from controller.core.model import ManagedSecret, Ref
 
 
 def newer(incoming: str, held: str) -> bool:
-    """Whether what comes in at resource version `incoming` is newer than what is held at `held`.
+    """Whether the resource version `incoming` is newer than `held`.
 
     Versions are decimal integers of any size without leading zeros, so the longer is the newer, then the lexically
     later (KEP-5504). Any other text says only whether it is the same; a different one then counts as newer, because to
@@ -22,6 +22,11 @@ def newer(incoming: str, held: str) -> bool:
     if _is_number(incoming) and _is_number(held):
         return (len(incoming), incoming) > (len(held), held)
     return incoming != held
+
+
+def older(incoming: str, *, than: str) -> bool:
+    """Whether `incoming` is certainly the older version; False if they can't be compared."""
+    return incoming != than and not newer(incoming, than)
 
 
 def _is_number(version: str) -> bool:
@@ -33,6 +38,8 @@ class Store:
 
     def __init__(self) -> None:
         self._secrets: dict[Ref, ManagedSecret] = {}
+        self._assumed: set[Ref] = set()
+        """Those whose newest version was concluded from a write of ours, and not seen yet."""
 
     def get(self, ref: Ref) -> ManagedSecret | None:
         """The newest version seen, or None if there is no such Secret or it asks for nothing."""
@@ -42,38 +49,62 @@ class Store:
         """All of them; the store may change meanwhile."""
         return iter(tuple(self._secrets.values()))
 
-    def __len__(self) -> int:
-        return len(self._secrets)
-
     def put(self, secret: ManagedSecret) -> bool:
-        """Take what the watch reports. False, and nothing changes, if what is held is as new or newer.
+        """Take a version that the watch reports. False, and nothing changes, if the held one is as new or newer.
 
         A Secret that was deleted and created again has another UID and a newer version, so it takes the place.
         """
         held = self._secrets.get(secret.ref)
+        if held is not None and held.resource_version == secret.resource_version and secret.ref in self._assumed:
+            # The same version, now as it is: admission may have made something else of what we wrote.
+            self._assumed.discard(secret.ref)
+            self._secrets[secret.ref] = secret
+            return secret != held
         if held is not None and not newer(secret.resource_version, held.resource_version):
             return False
+        self._assumed.discard(secret.ref)
         self._secrets[secret.ref] = secret
         return True
 
-    def put_reply(self, secret: ManagedSecret) -> bool:
+    def put_reply(self, secret: ManagedSecret, *, assumed: bool) -> bool:
         """Take the answer to a read or write of our own, like `put`, but never bring back what is no longer held.
 
-        The answer to a write can arrive after the watch has told of a deletion that came later. We only ask about
+        The answer to a write can arrive after the watch has reported a later deletion. We only ask about
         what is held, so what isn't held any more has been deleted since or asks for nothing; only the watch, which
         reports in order, can say that it is there again. So no list of the deleted has to be kept.
         """
-        return secret.ref in self._secrets and self.put(secret)
+        held = self._secrets.get(secret.ref)
+        if held is None or not newer(secret.resource_version, held.resource_version):
+            return False
+        self._secrets[secret.ref] = secret
+        (self._assumed.add if assumed else self._assumed.discard)(secret.ref)
+        return True
 
-    def drop(self, ref: Ref, resource_version: str | None) -> ManagedSecret | None:
+    def amend(self, secret: ManagedSecret) -> None:
+        """See the version that is held in another way: what its target asks for has changed."""
+        self._secrets[secret.ref] = secret
+
+    def is_seen(self, ref: Ref) -> bool:
+        """Whether the newest version was seen as it is, and not only concluded from our own write."""
+        return ref in self._secrets and ref not in self._assumed
+
+    def roll_back(self, secret: ManagedSecret) -> bool:
+        """Take a version although it is older: it was read after the newer one was known, so the newer one is lost."""
+        if secret.ref not in self._secrets:
+            return False
+        self._secrets[secret.ref] = secret
+        self._assumed.discard(secret.ref)
+        return True
+
+    def drop(self, ref: Ref, resource_version: str) -> ManagedSecret | None:
         """Remove what was deleted, or stopped asking, at `resource_version`, and return it.
 
-        None, and nothing changes, if nothing is held or what is held is newer: it was created again since. A
-        `resource_version` of None means that the Secret is known to be gone, as after a 404.
+        None, and nothing changes, if nothing is held or what is held is newer: it was created again since.
         """
         held = self._secrets.get(ref)
-        if held is None or (resource_version is not None and _outlives(held, resource_version)):
+        if held is None or older(resource_version, than=held.resource_version):
             return None
+        self._assumed.discard(ref)
         return self._secrets.pop(ref)
 
     def replace(
@@ -84,7 +115,7 @@ class Store:
         resource_version: str,
         rolled_back: bool,
     ) -> tuple[list[ManagedSecret], list[ManagedSecret]]:
-        """Make what is held of the Secrets that the list `covers` equal to the list; return (changed, removed).
+        """Make the held Secrets that the list `covers` equal to the list; return (changed, removed).
 
         `secrets` is the whole list, `resource_version` its own. What it lacks is removed, what is held at a newer
         version stays: an answer of ours overtook the list. With `rolled_back` the list is the truth whatever the
@@ -94,17 +125,16 @@ class Store:
         gone = [
             held
             for held in self
-            if covers(held.ref) and held.ref not in listed and (rolled_back or not _outlives(held, resource_version))
+            if covers(held.ref)
+            and held.ref not in listed
+            and (rolled_back or not older(resource_version, than=held.resource_version))
         ]
         for held in gone:
             del self._secrets[held.ref]
+            self._assumed.discard(held.ref)
         if not rolled_back:
             return [secret for secret in listed.values() if self.put(secret)], gone
         changed = [secret for secret in listed.values() if self._secrets.get(secret.ref) != secret]
         self._secrets |= listed
+        self._assumed -= listed.keys()
         return changed, gone
-
-
-def _outlives(held: ManagedSecret, version: str) -> bool:
-    """Whether `held` was written after `version`. One that can't be compared wasn't: what comes in counts."""
-    return held.resource_version != version and not newer(version, held.resource_version)

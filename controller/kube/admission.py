@@ -1,102 +1,125 @@
-"""Whether the admission policies of manifests/ guard this cluster: who may use an identity, and what we may write.
+"""Whether the admission policies of manifests/ guard this cluster.
 
-A policy counts as installed when it and its binding of the same name are there, are about every Secret, and have
-something to refuse; what each expression means is not judged. What can't be read doesn't count.
+They decide which users may use an identity, and what the controller itself may write. A policy guards the cluster when
+its whole spec and that of its binding are those of manifests/policies, which this package contains: a single foreign
+match condition can switch a policy off. Two things may be different: white space (Kustomize adds some) and our own user
+name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeVar
+import functools
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
 
 import msgspec
+import yaml
 
-from controller.core.errors import Forbidden, NotFound
 from controller.kube.client import KubeClient
+from controller.kube.errors import Forbidden, NotFound
 
 USE_IDENTITY = "pull-secret-updater-use-identity"
 OWN_WRITES = "pull-secret-updater-own-writes"
 OTHER_NAME = "pull-secret-updater-other-name"
+TARGETS = "pull-secret-updater-targets"
+SERVICE_ACCOUNTS = "pull-secret-updater-service-accounts"
+ASK = "pull-secret-updater-ask"
 POLICIES = (USE_IDENTITY, OWN_WRITES, OTHER_NAME)
+"""Always; the others only where what they guard is configured."""
+
+_COMPONENTS = {TARGETS: "targets", SERVICE_ACCOUNTS: "service-accounts", ASK: "service-accounts"}
+"""Which component of manifests/ brings the others."""
 
 _GROUP = "/apis/admissionregistration.k8s.io/v1"
-_ACTIONS = {USE_IDENTITY: "Deny", OWN_WRITES: "Deny", OTHER_NAME: "Warn"}
+_RESOURCES = {"policy": "validatingadmissionpolicies", "binding": "validatingadmissionpolicybindings"}
+_KINDS = {"ValidatingAdmissionPolicy": "policy", "ValidatingAdmissionPolicyBinding": "binding"}
+_USER = "system:serviceaccount:pull-secret-updater:controller"
+"""As manifests/policies has it; Kustomize puts in the one that is configured there."""
 
-T = TypeVar("T")
-
-
-class _Rule(msgspec.Struct, frozen=True, rename="camel"):
-    resources: list[str] = []
-    resource_names: list[str] = []
-    operations: list[str] = []
-
-    @property
-    def every_secret(self) -> bool:
-        """Whether each change of any Secret is looked at, as far as this rule goes."""
-        return "secrets" in self.resources and "UPDATE" in self.operations and not self.resource_names
+_Spec = dict[str, Any]
 
 
-class _Constraints(msgspec.Struct, frozen=True, rename="camel"):
-    resource_rules: list[_Rule] = []
-    exclude_resource_rules: list[Any] = []
-    namespace_selector: dict[str, Any] = {}
-    object_selector: dict[str, Any] = {}
+class _Object(msgspec.Struct, frozen=True):
+    kind: str
+    spec: _Spec
 
 
-class _Expression(msgspec.Struct, frozen=True):
-    expression: str = ""
+async def policy_problems(
+    client: KubeClient, *, user: str, policies: Sequence[str] = POLICIES
+) -> dict[str, str | None]:
+    """For each policy why it doesn't guard this cluster from `user`, our own name; None if it does.
+
+    Says what heals it, too. Raises ApiError.
+    """
+    return {name: await _problem(client, name, user, targets=TARGETS in policies) for name in policies}
 
 
-class _PolicySpec(msgspec.Struct, frozen=True, rename="camel"):
-    failure_policy: str = "Fail"
-    match_constraints: _Constraints = _Constraints()
-    match_conditions: list[_Expression] = []
-    validations: list[_Expression] = []
+async def _problem(client: KubeClient, name: str, user: str, *, targets: bool) -> str | None:
+    for what, resource in _RESOURCES.items():
+        try:
+            body = await client.get_object(f"{_GROUP}/{resource}/{name}")
+            found = msgspec.json.decode(body, type=_Object).spec
+        except NotFound:
+            return f"the {what} is missing; {_applying(name)} creates it"
+        except Forbidden as error:
+            return f"the {what} can't be read: {error}; {_applying(name)} grants that"
+        except (ValueError, RecursionError) as error:
+            return f"the {what} can't be read: {type(error).__name__}"
+        place = _difference(_wanted(name, what, user=user, targets=targets), found, "spec")
+        if place is not None:
+            return (
+                f"the {what} differs in {place} from the one that this version was built with, for the user {user}; "
+                f"since apply keeps what others added: kubectl replace --save-config -k manifests/"
+            )
+    return None
 
 
-class _Policy(msgspec.Struct, frozen=True):
-    spec: _PolicySpec
+def _applying(name: str) -> str:
+    """The command that installs a policy, and the right to read it."""
+    if name in POLICIES:
+        return "kubectl apply -k manifests/"
+    return f"kubectl apply -k of an overlay with components/{_COMPONENTS[name]}"
 
 
-class _BindingSpec(msgspec.Struct, frozen=True, rename="camel"):
-    policy_name: str = ""
-    validation_actions: list[str] = []
-    match_resources: dict[str, Any] | None = None
-    param_ref: dict[str, Any] | None = None
+def _wanted(name: str, what: str, *, user: str, targets: bool) -> _Spec:
+    """The spec that guards this cluster: ours, for our own user name, and with targets or without."""
+    built_with = json.dumps(_built_with(name)[what])
+    spec: _Spec = json.loads(built_with.replace(f"'{_USER}'", json.dumps(f"'{user}'")[1:-1]))
+    if (name, what) == (OWN_WRITES, "policy"):
+        spec["variables"][0]["expression"] = str(targets).lower()
+    return spec
 
 
-class _Binding(msgspec.Struct, frozen=True):
-    spec: _BindingSpec
+@functools.cache
+def _built_with(name: str) -> dict[str, _Spec]:
+    """The specs of a policy and its binding, as the API server shows them once they are installed."""
+    short = name.removeprefix("pull-secret-updater-")
+    directory = resources.files("controller.kube") / "policies"
+    file = (directory if name in POLICIES else directory / _COMPONENTS[name]) / f"{short}.yaml"
+    objects = [msgspec.convert(each, _Object) for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+    specs = {_KINDS[each.kind]: each.spec for each in objects}
+    constraints = specs["policy"]["matchConstraints"]
+    constraints |= {"matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {}}
+    constraints["resourceRules"] = [{"scope": "*", **rule} for rule in constraints["resourceRules"]]
+    return specs
 
 
-async def installed_policies(client: KubeClient, *, user: str) -> dict[str, bool]:
-    """For each of POLICIES whether it guards this cluster from `user`, our own name. Raises ApiError."""
-    return {name: await _installed(client, name, user) for name in POLICIES}
+def _difference(wanted: Any, found: Any, place: str) -> str | None:
+    """The first place where two specs differ in more than white space; None if there is none.
 
-
-async def _installed(client: KubeClient, name: str, user: str) -> bool:
-    policy = await _read(client, f"{_GROUP}/validatingadmissionpolicies/{name}", _Policy)
-    binding = await _read(client, f"{_GROUP}/validatingadmissionpolicybindings/{name}", _Binding)
-    return policy is not None and binding is not None and all(_demands(name, user, policy.spec, binding.spec))
-
-
-def _demands(name: str, user: str, policy: _PolicySpec, binding: _BindingSpec) -> Iterator[bool]:
-    constraints = policy.match_constraints
-    yield binding.policy_name == name
-    yield _ACTIONS[name] in binding.validation_actions
-    # Either could leave out some Secrets; manifests/ has neither.
-    yield binding.match_resources is None and binding.param_ref is None
-    yield any(rule.every_secret for rule in constraints.resource_rules)
-    yield not (constraints.exclude_resource_rules or constraints.namespace_selector or constraints.object_selector)
-    yield bool(policy.validations) and all(each.expression.strip() != "true" for each in policy.validations)
-    # Who only warns may as well warn less.
-    yield policy.failure_policy == "Fail" or name == OTHER_NAME
-    # About another user it would leave us free to write anything.
-    yield name != OWN_WRITES or any(f"'{user}'" in each.expression for each in policy.match_conditions)
-
-
-async def _read(client: KubeClient, path: str, kind: type[T]) -> T | None:
-    try:
-        return msgspec.json.decode(await client.get_object(path), type=kind)
-    except (NotFound, Forbidden, ValueError):
-        return None
+    No string of ours changes its meaning with the amount of white space in it, and none has a comment.
+    """
+    match wanted, found:
+        case dict(), dict():
+            inner = [
+                (wanted.get(key), found.get(key), f"{place}.{key}") for key in sorted(wanted.keys() | found.keys())
+            ]
+        case list(), list() if len(wanted) == len(found):
+            inner = [(*pair, f"{place}[{index}]") for index, pair in enumerate(zip(wanted, found, strict=True))]
+        case str(), str():
+            return None if wanted.split() == found.split() else place
+        case _:
+            return None if wanted == found else place
+    return next((deeper for each in inner if (deeper := _difference(*each)) is not None), None)

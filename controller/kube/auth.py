@@ -1,10 +1,11 @@
-"""Where the API server is, and who we are to it: the Pod's own ServiceAccount, or a person's kubeconfig."""
+"""The API server's address and our credential for it: the Pod's ServiceAccount, or a person's kubeconfig."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any, Protocol
 
 import yaml
 
-from controller.core.errors import Unauthorized
-from controller.http import AiohttpTransport
+from controller.kube.errors import StartError, Unauthorized
+from controller.net.transport import AiohttpTransport
 
 DIRECTORY_VARIABLE = "PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR"
 _STANDARD_DIRECTORY = "/var/run/secrets/kubernetes.io/serviceaccount"
 _REREAD_SECONDS = 60.0
-"""As client-go. The kubelet replaces a token when 80 % of its life is gone: 2 min before the end of the shortest."""
+"""As in client-go. The kubelet replaces a token after 80 % of its life: at least 2 min before its end."""
 
 _KUBECONFIG_SECONDS = 30.0
 """For an exec plugin, which may ask an identity provider."""
@@ -27,24 +28,20 @@ _RENEW_AT_SHARE = 0.8
 """Of what is left of an exec plugin's credential when it is read; late enough for plugins with a cache of their own."""
 
 
-class NoAccess(Exception):
-    """It isn't known where the API server is or how to prove who we are; in words for a person."""
-
-
 class Access(Protocol):
     """The way to one API server."""
 
     @property
     def url(self) -> str:
-        """Scheme, host and port, and a path where there is one; no slash at the end."""
+        """Scheme, host and port, and a path if there is one; no slash at the end."""
         ...
 
     async def headers(self) -> dict[str, str]:
-        """Headers that prove who we are; none where a client certificate does. Raises Unauthorized."""
+        """Headers that authenticate us; none if a client certificate does. Raises Unauthorized."""
         ...
 
     def rejected(self) -> None:
-        """The server answered 401: read the credential anew before the next request."""
+        """The server answered 401: read the credential again before the next request."""
         ...
 
     def transport(self, connections: int) -> AiohttpTransport:
@@ -80,7 +77,7 @@ class InCluster:
         return AiohttpTransport(ca_file=self._directory / "ca.crt", connections=connections)
 
     def _fresh_token(self) -> str:
-        # A clock that was set back makes the age negative; that counts as old too.
+        # If the clock was set back, the age is negative; that counts as old too.
         if self._token is None or not 0 <= self._now() - self._read_at < _REREAD_SECONDS:
             try:
                 # A few KiB in memory (tmpfs): a thread would cost more than the read.
@@ -94,16 +91,16 @@ class InCluster:
 
 
 def in_cluster(environment: Mapping[str, str], *, now: Callable[[], float]) -> InCluster:
-    """The access of a Pod. Raises NoAccess where this isn't one."""
+    """The access of a Pod. Raises StartError outside of a cluster."""
     host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
-        raise NoAccess(
+        raise StartError(
             "not in a cluster: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; name a kubeconfig"
         )
     directory = Path(environment.get(DIRECTORY_VARIABLE) or _STANDARD_DIRECTORY)
     for name in ("token", "ca.crt"):
         if not (directory / name).is_file():
-            raise NoAccess(
+            raise StartError(
                 f"{directory / name} is missing; mount the ServiceAccount's token with its ca.crt there, or set "
                 f"{DIRECTORY_VARIABLE}"
             )
@@ -112,13 +109,13 @@ def in_cluster(environment: Mapping[str, str], *, now: Callable[[], float]) -> I
 
 
 class Kubeconfig:
-    """The current context of a kubeconfig, as the official client understands it.
+    """The current context of a kubeconfig, or of several as one (`a:b`), as the official client understands it.
 
     The file is read again, and an exec plugin run again, after a 401 and before the plugin's credential ends. Made by
     `from_kubeconfig`.
     """
 
-    def __init__(self, path: Path | None, *, now: Callable[[], float]) -> None:
+    def __init__(self, path: Path, *, now: Callable[[], float]) -> None:
         self._path = path
         self._now = now
         self._loading = asyncio.Lock()
@@ -135,8 +132,8 @@ class Kubeconfig:
             if self._known.renew_at <= self._now():
                 try:
                     await self.load()
-                except NoAccess as error:
-                    raise Unauthorized("the kubeconfig gives no credential any more") from error
+                except StartError as error:
+                    raise Unauthorized("the kubeconfig no longer gives a credential") from error
         return {"Authorization": self._known.authorization} if self._known.authorization else {}
 
     def rejected(self) -> None:
@@ -155,22 +152,22 @@ class Kubeconfig:
         )
 
     async def load(self) -> None:
-        """Read the file, and run its exec plugin if it has one. Raises NoAccess."""
+        """Read the file, and run its exec plugin if it has one. Raises StartError."""
         try:
             async with asyncio.timeout(_KUBECONFIG_SECONDS):
                 self._loaded = await _load_kubeconfig(self._path, self._now())
         except TimeoutError as error:
-            raise NoAccess("the kubeconfig's exec plugin did not end within 30 s") from error
+            raise StartError("the kubeconfig's exec plugin did not finish within 30 s") from error
 
     @property
     def _known(self) -> _Loaded:
         if self._loaded is None:
-            raise NoAccess("the kubeconfig has not been read yet")
+            raise StartError("the kubeconfig has not been read yet")
         return self._loaded
 
 
-async def from_kubeconfig(path: Path | None, *, now: Callable[[], float]) -> Kubeconfig:
-    """The access that a kubeconfig gives; without a path, the one of KUBECONFIG or ~/.kube/config. Raises NoAccess."""
+async def from_kubeconfig(path: Path, *, now: Callable[[], float]) -> Kubeconfig:
+    """The access that a kubeconfig gives. Raises StartError."""
     access = Kubeconfig(path, now=now)
     await access.load()
     return access
@@ -189,31 +186,35 @@ class _Loaded:
     renew_at: float
 
 
-async def _load_kubeconfig(path: Path | None, now: float) -> _Loaded:
+async def _load_kubeconfig(path: Path, now: float) -> _Loaded:
     try:
         from kubernetes.aio import client, config  # noqa: PLC0415 -- 20 MiB, which a controller in a Pod does not need
     except ImportError as error:
-        raise NoAccess(
-            "to read a kubeconfig a package is missing: pip install pull-secret-updater[kubeconfig]"
+        raise StartError(
+            f"to read the kubeconfig {path} a package is missing: pip install pull-secret-updater[kubeconfig]; "
+            "to be the ServiceAccount of a Pod, unset KUBECONFIG"
         ) from error
-    _refuse_missing(path)
+    if not any(Path(each).is_file() for each in str(path).split(os.pathsep)):  # noqa: ASYNC240 -- local, at the start
+        raise StartError(f"{path} does not exist; name another kubeconfig")
     settings: Any = client.Configuration()
     try:
         loader: Any = await config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=str(path) if path else None, client_configuration=settings, persist_config=False
+            config_file=str(path), client_configuration=settings, persist_config=False
         )
     except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         # The client's own words can quote a user's whole entry, token and all.
-        raise NoAccess(
+        raise StartError(
             f"the kubeconfig can't be used ({type(error).__name__}); `kubectl config view` may say more"
         ) from error
     if getattr(loader, "tls_server_name", None):
-        raise NoAccess("the kubeconfig's tls-server-name is not supported; use a server name that its certificate has")
+        raise StartError(
+            "the kubeconfig's tls-server-name is not supported; use a server name that its certificate has"
+        )
     authorization = settings.api_key.get("BearerToken")
     certificate = (Path(settings.cert_file), Path(settings.key_file)) if settings.cert_file else None
     # The client logs a plugin's failure and goes on without a credential.
     if "exec" in (loader._user or {}) and not authorization and not certificate:  # noqa: SLF001 -- nothing public says it
-        raise NoAccess("the kubeconfig's exec plugin gave no credential; run kubectl to see what it says")
+        raise StartError("the kubeconfig's exec plugin gave no credential; run kubectl to see what it says")
     ends: dt.datetime | None = getattr(loader, "exec_plugin_expiry", None)
     return _Loaded(
         url=str(settings.host).rstrip("/"),
@@ -224,8 +225,3 @@ async def _load_kubeconfig(path: Path | None, now: float) -> _Loaded:
         proxy=settings.proxy,
         renew_at=math.inf if ends is None else now + (ends.timestamp() - now) * _RENEW_AT_SHARE,
     )
-
-
-def _refuse_missing(path: Path | None) -> None:
-    if path is not None and not path.is_file():
-        raise NoAccess(f"{path} is not there; name another kubeconfig")

@@ -1,17 +1,17 @@
-"""How long to wait after a failure: longer each time, drawn at random, and short again after a calm time."""
+"""How long to wait after a failure: longer each time, at random, and short again after a time without failures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from controller.core.schedule import RETRY_AFTER_CAP_SECONDS
+
 FIRST_STEP_SECONDS = 0.8
 LAST_STEP_SECONDS = 15.0
-"""client-go has 30 s here; a wait is drawn from one to two steps, so ours is spread at the cap and never above 30 s."""
+"""client-go has 30 s here. A wait is one to two steps long, so ours is spread at the cap too, and at most 30 s."""
 
 CALM_SECONDS = 120.0
-"""Without a failure for so long, the next one counts as the first again."""
-
-RETRY_AFTER_CAP_SECONDS = 300.0
+"""After this long without a failure, the next one counts as the first again."""
 
 
 class Backoff:
@@ -23,7 +23,7 @@ class Backoff:
         self._calm_since = 0.0
 
     def seconds(self, now: float, *, retry_after_seconds: float | None) -> float:
-        """The wait after a failure at `now`; not less than the server asked for, up to 300 s of that."""
+        """The wait after a failure at `now`; at least as long as the server asked for, up to 300 s."""
         if now - self._calm_since >= CALM_SECONDS:
             self._failures = 0
         step = min(FIRST_STEP_SECONDS * 2.0 ** min(self._failures, 10), LAST_STEP_SECONDS)

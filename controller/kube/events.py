@@ -1,8 +1,10 @@
-"""Kubernetes Events about Secrets: told once, counted after that, and never in anybody's way.
+"""Kubernetes Events: written once, counted after that, and never in the way of a refresh.
 
-`record` only notes; `run` sends. The same words about the same Secret are one Event with a count, written at most once
-a minute. Memory and rate are bounded: what is above the rate is sent later, what is above the bound is dropped. An
-Event that the API server doesn't take is logged and dropped.
+`record` only queues; `run` sends. The same words about the same Secret are one Event with a count, written at most once
+a minute. Whatever happens to however many Secrets, 50 Events are written at once and then one a second, warnings before
+news. While news has to wait, a namespace's news of one kind is one Event that says how many more there are, and after a
+minute it is dropped. Memory is bounded, and what is left out is counted. An Event that the API server refuses is logged
+and dropped.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import cachetools
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from controller.core.errors import ApiError, Conflict, NotFound
 from controller.core.model import ManagedSecret, Ref
+from controller.core.targets import Account, Stranger
 from controller.kube.client import KubeClient
+from controller.kube.errors import ApiError, Conflict, NotFound
 
 Kind = Literal["Normal", "Warning"]
+Result = Literal["written", "merged", "dropped", "failed"]
+"""An Event was written; or what was recorded is a number in the Event about another Secret of its namespace; or nothing
+is told of it, since too much waited for too long, or since the API server refused the Event."""
 
 REPEAT_SECONDS = 60.0
 """Between two writes of the same Event."""
@@ -33,13 +39,20 @@ REPEAT_SECONDS = 60.0
 REMEMBERED = 4096
 COMPONENT = "pull-secret-updater"
 BURST = 50
-PER_SECOND = 10.0
+PER_SECOND = 1.0
+NEWS_SECONDS = 60.0
+"""News that could not be written for so long is dropped: the Secret itself says the same."""
 _MAX_MESSAGE = 1024
 _MAX_SECRET_NAME = 253 - len(".0123456789abcdef")
 
 
+Subject: TypeAlias = ManagedSecret | Stranger | Account
+"""What an Event is about."""
+
+
 class _Key(NamedTuple):
-    uid: str
+    subject: str
+    """UID; namespace and name of what isn't there."""
     reason: str
     message: str
 
@@ -49,8 +62,10 @@ class _Series:
     """One Event and how often it happened."""
 
     ref: Ref
-    kind: Kind
+    object_kind: str
+    uid: str
     resource_version: str
+    kind: Kind
     name: str
     first_at: float
     last_at: float
@@ -58,8 +73,16 @@ class _Series:
     created: bool = False
     due: bool = False
     """It is in the heap, and only once."""
+    since: float = 0.0
+    """Loop time at which it became due."""
     not_before: float = 0.0
     """Loop time of the earliest next write."""
+    others: int = 0
+    """Further Secrets of the namespace with the same news, since the last write."""
+
+
+_Heap: TypeAlias = list[tuple[float, int, _Key, _Series]]
+"""(earliest write in loop time, order, key, series)."""
 
 
 class EventRecorder:
@@ -70,60 +93,94 @@ class EventRecorder:
         *,
         client: KubeClient,
         now: Callable[[], float],
+        count: Callable[[Result], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._client = client
         self._now = now
+        self._count = count
         self._log = log
         self._series: cachetools.LRUCache[_Key, _Series] = cachetools.LRUCache(REMEMBERED)
-        self._heap: list[tuple[float, int, _Key]] = []
-        """(earliest write in loop time, order, key); at most REMEMBERED. A key that `_series` lost is passed over."""
+        self._heaps: dict[Kind, _Heap] = {"Warning": [], "Normal": []}
+        """What waits, earliest first; the more urgent kind first, each at most REMEMBERED."""
+        self._waiting_news: dict[tuple[str, str], _Series] = {}
+        """By namespace and reason: the news that waits, and that others of its kind are counted with."""
         self._order = itertools.count()
         self._added = asyncio.Event()
         self._sending = asyncio.Lock()
         self._tokens = _Bucket()
 
-    def record(self, secret: ManagedSecret, *, kind: Kind, reason: str, message: str) -> None:
-        """Note an Event about a Secret. Never raises, never waits."""
-        key, now = _Key(secret.uid, reason, message), self._now()
+    def record(self, subject: Subject, *, kind: Kind, reason: str, message: str) -> None:
+        """Queue an Event. Never raises, never waits."""
+        key, now = _Key(subject.uid or "/".join(subject.ref), reason, message), self._now()
         series = self._series.get(key)
         if series is None:
-            name = _name(secret.ref, key, now)
-            series = _Series(secret.ref, kind, secret.resource_version, name, first_at=now, last_at=now)
+            name = _name(subject.ref, key, now)
+            object_kind = "ServiceAccount" if isinstance(subject, Account) else "Secret"
+            series = _Series(
+                subject.ref,
+                object_kind,
+                subject.uid,
+                subject.resource_version,
+                kind,
+                name,
+                first_at=now,
+                last_at=now,
+            )
             self._series[key] = series
         series.count += 1
         series.last_at = now
-        if series.due:
+        if not series.due and not self._merges(series, reason):
+            self._queue(key, series)
+
+    def _merges(self, series: _Series, reason: str) -> bool:
+        """Whether it is counted with other news of its namespace that waits already."""
+        if series.kind == "Warning" or sum(map(len, self._heaps.values())) < self._tokens.left(_loop_time()):
+            return False
+        waiting = self._waiting_news.get((series.ref.namespace, reason))
+        if waiting is None:
+            return False
+        waiting.others += 1
+        self._count("merged")
+        return True
+
+    def _queue(self, key: _Key, series: _Series) -> None:
+        heap = self._heaps[series.kind]
+        if len(heap) >= REMEMBERED:
+            self._count("dropped")
             return
-        if len(self._heap) >= REMEMBERED:
-            self._log.info("an Event is dropped, too many are waiting", reason=reason)
-            return
-        series.due = True
-        heapq.heappush(self._heap, (series.not_before, next(self._order), key))
+        series.due, series.since = True, max(series.not_before, _loop_time())
+        heapq.heappush(heap, (series.not_before, next(self._order), key, series))
+        if series.kind == "Normal":
+            self._waiting_news[series.ref.namespace, key.reason] = series
         self._added.set()
 
     async def run(self) -> None:
-        """Send what is recorded, until cancelled."""
+        """Send queued Events, until cancelled."""
         while True:
             self._added.clear()
-            if not self._heap:
+            first = min((heap[0][0] for heap in self._heaps.values() if heap), default=None)
+            if first is None:
                 await self._added.wait()
-            elif (seconds := self._heap[0][0] - _loop_time()) > 0:
+            elif (seconds := first - _loop_time()) > 0:
                 await self._added_within(seconds)
             else:
                 await self._send_first()
 
     async def flush(self, seconds: float) -> None:
-        """Send what may be sent now, for at most `seconds`."""
+        """Send the Events that may be sent now, for at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
-                while self._is_due():
+                while self._due_heap():
                     await self._send_first()
+                async with self._sending:  # what run() is writing just now
+                    pass
         except TimeoutError:
-            self._log.info("not all Events were written in time", left=len(self._heap))
+            self._log.info("not all Events were written in time", left=sum(map(len, self._heaps.values())))
 
-    def _is_due(self) -> bool:
-        return bool(self._heap) and self._heap[0][0] <= _loop_time()
+    def _due_heap(self) -> _Heap | None:
+        now = _loop_time()
+        return next((heap for heap in self._heaps.values() if heap and heap[0][0] <= now), None)
 
     async def _added_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -133,19 +190,24 @@ class EventRecorder:
     async def _send_first(self) -> None:
         async with self._sending:
             await asyncio.sleep(self._tokens.wait_seconds(_loop_time()))
-            if not self._is_due():  # both run and flush may have come here for it
+            heap = self._due_heap()  # which may be another by now, or none: run and flush both come here
+            if heap is None:
                 return
-            _, _, key = heapq.heappop(self._heap)
-            series = self._series.get(key)
-            if series is None or not series.due:
+            _, _, key, series = heapq.heappop(heap)
+            series.due = False
+            self._waiting_news.pop((series.ref.namespace, key.reason), None)
+            if series.kind == "Normal" and _loop_time() - series.since > NEWS_SECONDS:
+                self._count("dropped")
                 return
             self._tokens.take(_loop_time())
-            series.due = False
             series.not_before = _loop_time() + REPEAT_SECONDS
             try:
                 await self._write(key, series)
+                self._count("written")
             except ApiError as error:
+                self._count("failed")
                 self._log.info("an Event was not written", reason=key.reason, detail=str(error))
+            series.others = 0
 
     async def _write(self, key: _Key, series: _Series) -> None:
         if series.created:
@@ -155,7 +217,7 @@ class EventRecorder:
                 return
             except NotFound:  # the API server forgets Events after an hour
                 series.created = False
-        with contextlib.suppress(Conflict):  # it is there: the answer to an earlier try got lost
+        with contextlib.suppress(Conflict):  # it exists: the answer to an earlier try got lost
             await self._client.create_event(series.ref.namespace, msgspec.json.encode(self._event(key, series)))
         series.created = True
 
@@ -166,15 +228,15 @@ class EventRecorder:
             "metadata": {"namespace": series.ref.namespace, "name": series.name},
             "involvedObject": {
                 "apiVersion": "v1",
-                "kind": "Secret",
+                "kind": series.object_kind,
                 "namespace": series.ref.namespace,
                 "name": series.ref.name,
-                "uid": key.uid,
+                "uid": series.uid,
                 "resourceVersion": series.resource_version,
             },
             "type": series.kind,
             "reason": key.reason,
-            "message": key.message[:_MAX_MESSAGE],
+            "message": _message(key.message, series.others),
             "source": {"component": COMPONENT},
             "reportingComponent": COMPONENT,
             "firstTimestamp": _timestamp(series.first_at),
@@ -190,9 +252,12 @@ class _Bucket:
         self._left = float(BURST)
         self._seen_at = 0.0
 
-    def wait_seconds(self, now: float) -> float:
+    def left(self, now: float) -> float:
         self._fill(now)
-        return max(0.0, (1.0 - self._left) / PER_SECOND)
+        return self._left
+
+    def wait_seconds(self, now: float) -> float:
+        return max(0.0, (1.0 - self.left(now)) / PER_SECOND)
 
     def take(self, now: float) -> None:
         self._fill(now)
@@ -206,6 +271,11 @@ class _Bucket:
 def _name(ref: Ref, key: _Key, now: float) -> str:
     digest = hashlib.sha256("\0".join((*key, repr(now))).encode(errors="replace")).hexdigest()[:16]
     return f"{ref.name[:_MAX_SECRET_NAME].rstrip('.-')}.{digest}"
+
+
+def _message(text: str, others: int) -> str:
+    more = f" (the same is true of {others} more Secrets in this namespace)" if others else ""
+    return text[: _MAX_MESSAGE - len(more)] + more
 
 
 def _timestamp(instant: float) -> str:

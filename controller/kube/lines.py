@@ -1,18 +1,18 @@
-"""Complete lines out of a stream that is split and merged anywhere."""
+"""Complete lines from a stream of chunks that begin and end anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 
-from controller.http import Stream, Unreachable
 from controller.kube.answers import no_answer
+from controller.net.transport import Stream, TooLarge, Unreachable
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 """As the official Go client allows. An event holds at most one object, and etcd takes none above 1.5 MiB."""
 
 
 class LineSplitter:
-    """Gives out each line once it is complete. Looks at every byte once, however small the chunks are."""
+    """Yields each line once it is complete. Reads every byte once, however small the chunks are."""
 
     def __init__(self, *, max_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -22,7 +22,7 @@ class LineSplitter:
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that `chunk` completes, without empty ones: those mean nothing between JSON values.
 
-        Raises Unreachable for a line above `max_bytes`.
+        Raises TooLarge for a line above `max_bytes`.
         """
         searched = len(self._rest)
         self._rest += chunk
@@ -42,7 +42,7 @@ class LineSplitter:
 
     def _refuse_above_limit(self, length: int) -> None:
         if length > self._max_bytes:
-            raise Unreachable(f"a line of more than {self._max_bytes} bytes")
+            raise TooLarge(f"a line of more than {self._max_bytes} bytes")
 
 
 async def complete_lines(stream: Stream, what: str) -> AsyncGenerator[bytes, None]:
@@ -56,5 +56,5 @@ async def complete_lines(stream: Stream, what: str) -> AsyncGenerator[bytes, Non
     except Unreachable as error:
         raise no_answer(what, error) from error
     finally:
-        if isinstance(chunks, AsyncGenerator):  # else the garbage collector closes it, in a task of nobody's
+        if isinstance(chunks, AsyncGenerator):  # else the garbage collector closes it, in no task of ours
             await chunks.aclose()

@@ -1,28 +1,32 @@
-"""One line of a watch, read: what happened, and the version to go on from."""
+"""Parses one line of a watch: the event, and the version to go on from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
 
-from controller.core.errors import ApiError
-from controller.core.projection import Observed, project
+from controller.core.projection import Observed
 from controller.kube.answers import error_from, read_status
+from controller.kube.errors import ApiError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
-    """A Secret was added or modified."""
+class Upserted(Generic[T]):
+    """An object was added or modified."""
 
-    observed: Observed
+    observed: Observed[T]
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
-    """A Secret was deleted, or left the selection."""
+class Deleted(Generic[T]):
+    """An object was deleted, or left the selection."""
 
-    observed: Observed
+    observed: Observed[T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,17 @@ class Bookmark:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The server ends the watch, with what a request would have been answered."""
+    """The server ends the watch with an error; the same error that a request would get."""
 
     error: ApiError
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """An event of a type that we don't know, and so can do without."""
+    """An event of a type that we don't know, and so don't need."""
 
 
-WatchEvent = Changed | Deleted | Bookmark | Failure | Unknown
+WatchEvent = Upserted[T] | Deleted[T] | Bookmark | Failure | Unknown
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -64,17 +68,20 @@ _event_decoder = msgspec.json.Decoder(_Event)
 _bookmark_decoder = msgspec.json.Decoder(_Bookmark)
 
 
-def read_event(line: bytes) -> WatchEvent:
-    """The event of a line. Raises ValueError for anything else, RecursionError for what is nested too deeply."""
+def read_event(line: bytes, project: Callable[[msgspec.Raw], Observed[T]], *, what: str) -> WatchEvent[T]:
+    """The event of a line; `what` is verb and resource.
+
+    Raises ValueError for anything else, RecursionError for what is nested too deeply.
+    """
     event = _event_decoder.decode(line)
     match event.type:
         case "ADDED" | "MODIFIED":
-            return Changed(project(event.object))
+            return Upserted(project(event.object))
         case "DELETED":
             return Deleted(project(event.object))
         case "BOOKMARK":
             return Bookmark(_bookmark_decoder.decode(event.object).metadata.resource_version)
         case "ERROR":
             status = read_status(event.object)
-            return Failure(error_from("watch secrets", status.code, status))
+            return Failure(error_from(what, status.code, status))
     return Unknown()

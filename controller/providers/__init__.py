@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from controller.core.policy import Shape
 from controller.providers import acr, chainguard, crusoe, ecr, github_app, google, quay, token_exchange
-from controller.providers.base import ProviderType
+from controller.providers.contract import ProviderType
 
 TYPES: Mapping[str, ProviderType] = {
     "chainguard": chainguard.Chainguard,
@@ -31,4 +31,9 @@ SHAPES = (
     Shape(re.compile(quay.IDENTITY), frozenset({"quay"})),
     Shape(re.compile(github_app.IDENTITY), frozenset({"github-app"})),
 )
-"""Which type an identity means, by its shape; the first that fits. `token-exchange` has none: it is always named."""
+"""Which type an identity is for; the first match counts. `token-exchange` has no shape: it is always named."""
+
+
+def accept_the_same(one: str, other: str) -> bool:
+    """Whether an identity without the name of a provider may be for both of these types."""
+    return any({one, other} <= shape.types for shape in SHAPES)

@@ -24,12 +24,23 @@ from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import EndpointProviderError
 from botocore.loaders import Loader
 
-from controller.core.errors import MintError, Problem, StaleProof
-from controller.http import Reply
-from controller.providers.base import Tools, ask, read_json, refusal, refusal_detail, rfc3339
+from controller.core.errors import MintError, Problem
+from controller.providers.contract import Tools
+from controller.providers.exchange import (
+    IssuerReply,
+    ask,
+    is_sendable,
+    malformed,
+    read_answer,
+    read_json,
+    refusal,
+    stale,
+)
+from controller.providers.settings import ProviderSettings
+from controller.providers.token import rfc3339
 
 ROLE = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):role/(?:[!-~]+/)?([A-Za-z0-9_+=,.@-]{1,64})")
-"""Partition, account and name of a role; the path before the name is no part of a session's ARN."""
+"""Partition, account and name of a role; the path before the name is not part of a session's ARN."""
 
 _STS_VERSION = "2011-06-15"
 _CODE = re.compile(r"[A-Za-z.]{3,64}")
@@ -79,13 +90,13 @@ _PROBLEMS: Mapping[str, Problem] = {
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What requests are signed with; the names are those that botocore's signer takes."""
+    """What requests are signed with; the names are those that botocore's signer expects."""
 
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     token: str | None = field(repr=False)
     expires_at: float | None = None
-    """By the clock of AWS; None where nobody told."""
+    """By the clock of AWS; None if the answer doesn't say."""
 
 
 class NoEndpoint(Exception):
@@ -118,15 +129,13 @@ class Service:
     """As it is signed for."""
     region: str
     url: str
-    timeout_seconds: float
+    settings: ProviderSettings
 
-    async def ask(self, body: bytes, headers: Mapping[str, str], *, keys: Keys | None) -> Reply:
+    async def ask(self, body: bytes, headers: Mapping[str, str], *, keys: Keys | None) -> IssuerReply:
         """POST a request, signed unless `keys` is None. Raises MintError, and StaleProof, for all but a 200."""
         url = f"{self.url.rstrip('/')}/"
         signature = self._signature(url, body, headers, keys) if keys else {}
-        reply = await ask(
-            self.tools, "POST", url, headers={**headers, **signature}, body=body, timeout_seconds=self.timeout_seconds
-        )
+        reply = await ask(self.tools, "POST", url, headers={**headers, **signature}, body=body)
         if reply.status != 200:
             raise failure(reply, self.tools)
         return reply
@@ -179,16 +188,16 @@ class Sts:
         return f"arn:{partition}:sts::{account}:assumed-role/{name}/{self.session_name}"
 
 
-def _session_keys(reply: Reply, result: str, session: str) -> Keys:
+def _session_keys(reply: IssuerReply, result: str, session: str) -> Keys:
     """What STS gave, if it is for the session of that ARN. Raises MintError."""
     root = _xml(reply)
     names = ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
     values = [root.findtext(f"{result}/{{*}}Credentials/{{*}}{name}") if root is not None else "" for name in names]
     access_key, secret_key, token, expiration = (value or "" for value in values)
-    if root is None or not all((access_key, secret_key, _header_safe(token), expiration)):
-        raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without the keys of a session")
+    if root is None or not all((access_key, secret_key, is_sendable(token), expiration)):
+        raise malformed(reply, "the keys of a session")
     if root.findtext(f"{result}/{{*}}AssumedRoleUser/{{*}}Arn") != session:
-        raise MintError(Problem.TOKEN_UNFIT, "the session is of another role")
+        raise MintError(Problem.TOKEN_UNFIT, "the session is for another role")
     return Keys(access_key, secret_key, token, expires_at=rfc3339(expiration))
 
 
@@ -199,15 +208,15 @@ class _AgentKeys(msgspec.Struct, frozen=True, rename="pascal"):
     expiration: str | None = None
 
 
-async def pod_identity(tools: Tools, url: str, token: str, *, timeout_seconds: float) -> Keys:
+async def pod_identity(tools: Tools, settings: ProviderSettings, url: str, token: str) -> Keys:
     """The keys that the EKS Pod Identity agent, or another endpoint for containers, has for us. Raises MintError."""
     headers = {"Accept": "application/json", "Authorization": token}  # no "Bearer"
-    reply = await ask(tools, "GET", url, headers=headers, body=None, timeout_seconds=timeout_seconds)
+    reply = await ask(tools, "GET", url, headers=headers)
     if reply.status != 200:
         raise failure(reply, tools)
-    keys = read_json(reply, _AgentKeys)
-    if keys is None or not all((keys.access_key_id, keys.secret_access_key, _header_safe(keys.token))):
-        raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without keys")
+    keys = read_answer(reply, _AgentKeys, "keys")
+    if not all((keys.access_key_id, keys.secret_access_key, is_sendable(keys.token))):
+        raise malformed(reply, "keys")
     return Keys(keys.access_key_id, keys.secret_access_key, keys.token, expires_at=rfc3339(keys.expiration))
 
 
@@ -215,7 +224,7 @@ def role_parts(role: str) -> tuple[str, str, str]:
     """Partition, account and name of a role. Raises MintError."""
     match = ROLE.fullmatch(role)
     if match is None:
-        raise MintError(Problem.REQUEST_REFUSED, "the identity is no ARN of a role")
+        raise MintError(Problem.REQUEST_REFUSED, "the identity is not the ARN of a role")
     partition, account, name = match.groups()
     return partition, account, name
 
@@ -224,19 +233,19 @@ class _Error(msgspec.Struct, frozen=True):
     code: str = msgspec.field(name="__type", default="")
 
 
-def failure(reply: Reply, tools: Tools) -> MintError:
-    """The error of an answer that isn't a 200, by its code where that is known, else by its status."""
+def failure(reply: IssuerReply, tools: Tools) -> MintError:
+    """The error of an answer that isn't a 200, by its code if that is known, else by its status."""
     code, message = _code_and_message(reply)
     if code == "InvalidIdentityToken" and "verification key" in message:
         # "Couldn't retrieve verification key from your identity provider": the same fault as IDPCommunicationError.
         return refusal(reply, tools, problem=Problem.ISSUER_UNAVAILABLE, code=code)
     if code in _STALE:
-        return StaleProof(refusal_detail(reply, tools, code=code))
+        return stale(reply, tools, code=code)
     return refusal(reply, tools, problem=_PROBLEMS.get(code), code=code)
 
 
-def _code_and_message(reply: Reply) -> tuple[str, str]:
-    """The code, "" where there is none, in three dialects; the message only decides, and is never shown."""
+def _code_and_message(reply: IssuerReply) -> tuple[str, str]:
+    """The code in one of three dialects, or ""; and the message, which is only compared and never shown."""
     code = message = ""
     if (root := _xml(reply)) is not None:  # STS
         code, message = root.findtext(".//{*}Error/{*}Code") or "", root.findtext(".//{*}Error/{*}Message") or ""
@@ -249,15 +258,11 @@ def _code_and_message(reply: Reply) -> tuple[str, str]:
     return (code if _CODE.fullmatch(code) else ""), message
 
 
-def _xml(reply: Reply) -> ET.Element | None:
-    """The document, None where the body is none. A DTD, through which XML can grow without bound, makes it none."""
+def _xml(reply: IssuerReply) -> ET.Element | None:
+    """The document; None if the body isn't XML, or has a DTD, through which XML can grow without bound."""
     if b"<!" in reply.body or b"\0" in reply.body:  # the second for UTF-16, in which a DTD looks different
         return None
     try:
         return ET.fromstring(reply.body)  # noqa: S314 -- at most 64 KiB, and no DTD
     except (ET.ParseError, ValueError, LookupError):  # the last two for encodings
         return None
-
-
-def _header_safe(value: str) -> bool:
-    return bool(value) and value.isascii() and value.isprintable()

@@ -6,17 +6,17 @@ https://google.aip.dev/auth (4111 keys, 4115 metadata server, 4117 external acco
 
 Request   by `credentials`; the last request is the one that gives the token of the identity:
           workloadIdentity   POST <sts>/v1/token (RFC 8693) with the projected token; for an e-mail then impersonation
-          externalAccount    the same, as an external_account file says it
+          externalAccount    the same, with the provider that an external_account file names
           metadata           GET <metadata server>/computeMetadata/v1/instance/service-accounts/<account>/token; for
                              another e-mail than the node's own then impersonation
           serviceAccountKey  POST <oauth2>/token (RFC 7523) with an assertion that the key has signed
           impersonation      POST <iamcredentials>/v1/projects/-/serviceAccounts/<e-mail>:generateAccessToken
 Response  {"access_token", "expires_in"}; of an impersonation {"accessToken", "expireTime"}. Tokens are opaque.
 Lifetime  `expires_in` or `expireTime`; an hour, but a metadata server hands out what it has, down to 5 minutes.
-Errors    {"error": code} of OAuth (RFC 6749 5.2) from sts and oauth2; elsewhere the HTTP status says all.
+Errors    {"error": code} of OAuth (RFC 6749 5.2) from sts and oauth2; elsewhere only the HTTP status counts.
 
 google-auth signs the assertion. The rest is done here, because its credentials block the event loop while they read,
-send and wait between attempts of their own, go by the system's clock, and obey GCE_METADATA_HOST and its like.
+send and wait between attempts of their own, use the system's clock, and obey GCE_METADATA_HOST and the like.
 """
 
 from __future__ import annotations
@@ -24,35 +24,31 @@ from __future__ import annotations
 import asyncio
 import re
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from controller.core.errors import MintError, Problem, StaleProof
+from controller.core.conversion import Seconds
+from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.http import Reply, is_safe_url
-from controller.providers.base import (
-    ProviderSettings,
-    Seconds,
-    Tools,
-    Url,
+from controller.net.urls import is_safe_url
+from controller.providers.contract import SettingsType, Tools, needs_extra
+from controller.providers.exchange import (
+    OAUTH_PROBLEMS,
+    IssuerReply,
     ask,
-    lifetime_seconds,
-    make_token,
-    needs_exactly,
-    needs_extra,
-    needs_node_address,
-    only_with,
-    read_json,
+    bearer,
+    is_sendable,
+    malformed,
+    oauth_refusal,
+    read_answer,
     refusal,
-    refusal_detail,
-    rfc3339,
-    secret_file,
-    with_proof,
 )
+from controller.providers.proof import secret_file, with_proof
+from controller.providers.settings import IssuerSettings, NodeUrl, ProofBy, Url, matching
+from controller.providers.token import lifetime_seconds, make_token, rfc3339
 
 F = TypeVar("F", bound=msgspec.Struct)
 
@@ -73,83 +69,127 @@ _LIFETIME_AT_MOST_SECONDS = 12 * 3600
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 -- a type
 
 _PROBLEMS = {
-    "invalid_request": Problem.REQUEST_REFUSED,
-    "invalid_scope": Problem.REQUEST_REFUSED,
-    "invalid_target": Problem.REQUEST_REFUSED,  # no such pool or provider, or it is disabled
-    "unsupported_grant_type": Problem.REQUEST_REFUSED,
-    "access_denied": Problem.MINT_REFUSED,
-    "invalid_client": Problem.MINT_REFUSED,
-    "invalid_grant": Problem.MINT_REFUSED,  # stale, or forged, or of another issuer or audience
-    "unauthorized_client": Problem.MINT_REFUSED,  # by the provider's attribute condition
+    **OAUTH_PROBLEMS,
+    "invalid_target": Problem.REQUEST_REFUSED,  # the pool or provider doesn't exist or is disabled
     "internal_failure": Problem.ISSUER_UNAVAILABLE,
-    "server_error": Problem.ISSUER_UNAVAILABLE,
-    "temporarily_unavailable": Problem.ISSUER_UNAVAILABLE,
-    "slow_down": Problem.ISSUER_THROTTLES,
 }
 
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-
-_Kind = Literal["workloadIdentity", "externalAccount", "metadata", "serviceAccountKey"]
-_PARTS: Mapping[_Kind, frozenset[str]] = {
-    "workloadIdentity": frozenset({"tokenFile", "workloadIdentityProvider"}),
-    "externalAccount": frozenset({"tokenFile", "credentialsFile"}),
-    "metadata": frozenset(),
-    "serviceAccountKey": frozenset({"credentialsFile"}),
-}
-"""What each kind of credentials is made of: all of it must be configured, and nothing of another kind."""
-_ONLY_WITH: Mapping[str, frozenset[_Kind]] = {
-    "audience": frozenset({"workloadIdentity", "externalAccount"}),
-    "sts_endpoint": frozenset({"workloadIdentity", "externalAccount"}),
-    "metadata_endpoint": frozenset({"metadata"}),
-    "oauth2_endpoint": frozenset({"serviceAccountKey"}),
-    "iam_credentials_endpoint": frozenset({"workloadIdentity", "externalAccount", "metadata"}),
-    "lifetime": frozenset({"workloadIdentity", "externalAccount", "metadata"}),
-}
-"""Which kinds a setting has a meaning for."""
+_ProviderName = Annotated[
+    str,
+    matching(
+        _WORKLOAD_IDENTITY_PROVIDER,
+        "must be projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>",
+    ),
+]
+_DnsName = Annotated[str, matching(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "must be a DNS name, such as googleapis.com")]
 
 
-class GoogleSettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
-    """The configuration of `type: google`."""
+class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_field="credentials"):
+    """The configuration of `type: google`, whatever the credentials. No other source is ever tried in their place."""
 
-    credentials: _Kind = "workloadIdentity"
-    """What proves who asks. No other source is ever tried in its place."""
-    workload_identity_provider: str | None = None
-    """projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>"""
-    credentials_file: str | None = None
-    """Path of a service account's key or of an external_account file; read anew for every request."""
-    audience: str | None = None
-    """Of the ServiceAccount token that we present; by default what a workload identity provider expects."""
     scope: str = _CLOUD_PLATFORM
+    universe_domain: _DnsName = _UNIVERSE
+
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings."""
+        for host in self.registries:
+            # The token opens more than registries, so no other service may get it.
+            known = _REGISTRY.fullmatch(host) or is_safe_url(f"http://{host}") or self.universe_domain != _UNIVERSE
+            if not known:
+                yield f"registries: {host!r} is not a registry of Google, such as gcr.io or us-docker.pkg.dev"
+
+    def endpoint(self, service: str, configured: str | None) -> str:
+        """Where a service of the universe is."""
+        return (configured or f"https://{service}.{self.universe_domain}").rstrip("/")
+
+
+class _Impersonating(_Settings, frozen=True, kw_only=True, rename="camel"):
+    """Credentials that may act as a service account."""
+
     lifetime: Seconds = Seconds(3600)
     """Asked for at an impersonation; more than an hour needs a policy of the organisation."""
-    universe_domain: str = _UNIVERSE
-    metadata_endpoint: str = "http://169.254.169.254"
-    sts_endpoint: Url | None = None
     iam_credentials_endpoint: Url | None = None
-    oauth2_endpoint: Url | None = None
+
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings."""
+        yield from super().problems()
+        if not 1 <= self.lifetime <= _LIFETIME_AT_MOST_SECONDS:
+            yield "lifetime: must be at least 1s and at most 12h"
+
+    def impersonation_url(self, email: str) -> str:
+        """Gives tokens of a service account to those who may act as it. The `-` is its project, always."""
+        endpoint = self.endpoint("iamcredentials", self.iam_credentials_endpoint)
+        return f"{endpoint}/v1/projects/-/serviceAccounts/{email}:generateAccessToken"
+
+
+class _Federating(_Impersonating, frozen=True, kw_only=True, rename="camel"):
+    """Credentials that a workload identity provider makes of the projected token."""
+
+    token_file: str
+    proof: ProofBy = "either"
+    audience: str | None = None
+    """Of the projected token; by default what a workload identity provider expects."""
+    sts_endpoint: Url | None = None
+
+    def proof_audience(self, provider: str) -> str:
+        """Of the projected token that this workload identity provider is given."""
+        return self.audience or f"https:{_RESOURCE_PREFIX}{provider}"
 
     @property
     def sts_url(self) -> str:
         """Exchanges ServiceAccount tokens for federated ones."""
-        return f"{self._endpoint('sts', self.sts_endpoint)}/v1/token"
+        return f"{self.endpoint('sts', self.sts_endpoint)}/v1/token"
+
+
+class GoogleWorkloadIdentity(_Federating, frozen=True, kw_only=True, rename="camel", tag="workloadIdentity"):
+    """The workload identity provider is configured here."""
+
+    workload_identity_provider: _ProviderName
+
+
+class GoogleExternalAccount(_Federating, frozen=True, kw_only=True, rename="camel", tag="externalAccount"):
+    """An external_account file names the workload identity provider."""
+
+    credentials_file: str
+    """Read anew for every request."""
+
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings."""
+        yield from super().problems()
+        yield from _file_problems(lambda: _external_account(self))
+
+
+class GoogleMetadata(_Impersonating, frozen=True, kw_only=True, rename="camel", tag="metadata"):
+    """The node's metadata server gives tokens of the node's account."""
+
+    metadata_endpoint: NodeUrl = "http://169.254.169.254"
+
+    def metadata_url(self, account: str, what: str) -> str:
+        """`what` the metadata server knows of a service account."""
+        endpoint = self.metadata_endpoint.rstrip("/")
+        return f"{endpoint}/computeMetadata/v1/instance/service-accounts/{account}/{what}"
+
+
+class GoogleServiceAccountKey(_Settings, frozen=True, kw_only=True, rename="camel", tag="serviceAccountKey"):
+    """The key of a service account signs assertions."""
+
+    credentials_file: str
+    """Path of the key; read anew for every request."""
+    oauth2_endpoint: Url | None = None
 
     @property
     def oauth2_url(self) -> str:
         """Takes assertions signed with a key, and is their audience."""
-        return f"{self._endpoint('oauth2', self.oauth2_endpoint)}/token"
+        return f"{self.endpoint('oauth2', self.oauth2_endpoint)}/token"
 
-    def impersonation_url(self, email: str) -> str:
-        """Gives tokens of a service account to those who may act as it. The `-` stands for its project, always."""
-        endpoint = self._endpoint("iamcredentials", self.iam_credentials_endpoint)
-        return f"{endpoint}/v1/projects/-/serviceAccounts/{email}:generateAccessToken"
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings."""
+        yield from super().problems()
+        sign = _signer()
+        yield from _file_problems(lambda: sign(_key(self), {}))
 
-    def metadata_url(self, account: str, what: str) -> str:
-        """`what` the node's metadata server knows of a service account."""
-        endpoint = self.metadata_endpoint.rstrip("/")
-        return f"{endpoint}/computeMetadata/v1/instance/service-accounts/{account}/{what}"
 
-    def _endpoint(self, service: str, configured: str | None) -> str:
-        return (configured or f"https://{service}.{self.universe_domain}").rstrip("/")
+GoogleSettings = GoogleWorkloadIdentity | GoogleExternalAccount | GoogleMetadata | GoogleServiceAccountKey
 
 
 class _AccessToken(msgspec.Struct, frozen=True):
@@ -160,10 +200,6 @@ class _AccessToken(msgspec.Struct, frozen=True):
 class _ImpersonatedToken(msgspec.Struct, frozen=True, rename="camel"):
     access_token: str
     expire_time: str
-
-
-class _OauthError(msgspec.Struct, frozen=True):
-    error: str
 
 
 class _Key(msgspec.Struct, frozen=True):
@@ -190,116 +226,102 @@ class _ExternalAccount(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Granted:
-    """An access token, and what its answer says of its end."""
+    """An access token, and what its answer says about its end."""
 
-    asked_at: float
-    reply: Reply = field(repr=False)
+    reply: IssuerReply = field(repr=False)
     access_token: str = field(repr=False)
     lifetime_seconds: float | None = None
     expires_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class Google:
     """Gets access tokens for service accounts, and for what a workload identity provider makes of us."""
 
-    SETTINGS: ClassVar[type[ProviderSettings]] = GoogleSettings
+    SETTINGS: ClassVar[SettingsType] = GoogleSettings
     SHARES_TOKEN: ClassVar[bool] = True
 
-    def __init__(self, name: str, settings: GoogleSettings, tools: Tools) -> None:
-        self._name = name
-        self._settings = settings
-        self._tools = tools
-        self._grant: Callable[[str], Awaitable[_Granted]]
-        match settings.credentials:
-            case "workloadIdentity":
-                self._grant = self._by_workload_identity
-            case "externalAccount":
-                self._grant = self._by_external_account
-            case "metadata":
-                self._grant = self._by_metadata
-            case "serviceAccountKey":
-                self._grant = partial(self._by_key, _signer())
-
-    @staticmethod
-    def problems(settings: GoogleSettings) -> Iterator[str]:
-        """See ProviderType."""
-        yield from _unfit_parts(settings)
-        for host in settings.registries:
-            # The token opens more than registries, so it isn't put where another service could be.
-            known = _REGISTRY.fullmatch(host) or is_safe_url(f"http://{host}") or settings.universe_domain != _UNIVERSE
-            if not known:
-                yield f"registries: {host!r} is no registry of Google, such as gcr.io or us-docker.pkg.dev"
-        if not 1 <= settings.lifetime <= _LIFETIME_AT_MOST_SECONDS:
-            yield "lifetime: must be at least 1s and at most 12h"
-        yield from needs_node_address("metadataEndpoint", settings.metadata_endpoint)
-        if not _DNS_NAME.fullmatch(settings.universe_domain):
-            yield "universeDomain: must be a DNS name, such as googleapis.com"
+    settings: GoogleSettings
+    tools: Tools
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider. `hosts` don't matter: one token serves every registry of Google."""
         granted = await self._grant(identity.removeprefix(_RESOURCE_PREFIX))
         return make_token(
-            self._tools,
-            provider=self._name,
+            self.tools,
             username=USERNAME,
             password=granted.access_token,
-            asked_at=granted.asked_at,
             reply=granted.reply,
             lifetimes_seconds=(granted.lifetime_seconds,),
             expiries=(granted.expires_at,),
-            default_lifetime_seconds=self._settings.default_lifetime,
         )
 
-    async def _by_workload_identity(self, identity: str) -> _Granted:
-        provider = self._settings.workload_identity_provider or ""
-        _refuse_unless(identity == provider or _is_email(identity))
-        return await self._by_federation(identity, provider)
+    async def check_proof(self) -> None:
+        """See Provider."""
+        match self.settings:
+            case GoogleWorkloadIdentity(workload_identity_provider=provider) as settings:
+                await self.tools.proof(settings.proof_audience(provider))
+            case GoogleExternalAccount() as settings:
+                provider, _ = _external_account(settings)
+                await self.tools.proof(settings.proof_audience(provider))
+            case GoogleServiceAccountKey() as settings:
+                await asyncio.to_thread(_signer(), _key(settings), {})
+            case GoogleMetadata():
+                pass
 
-    async def _by_external_account(self, identity: str) -> _Granted:
-        provider, email = _external_account(self._settings)
-        _refuse_unless(identity == (email or provider))
-        return await self._by_federation(identity, provider)
+    async def _grant(self, identity: str) -> _Granted:
+        match self.settings:
+            case GoogleWorkloadIdentity(workload_identity_provider=provider) as settings:
+                _refuse_unless(identity == provider or _is_email(identity))
+                return await self._by_federation(settings, identity, provider)
+            case GoogleExternalAccount() as settings:
+                provider, email = _external_account(settings)
+                _refuse_unless(identity == (email or provider))
+                return await self._by_federation(settings, identity, provider)
+            case GoogleMetadata() as settings:
+                return await self._by_metadata(settings, identity)
+            case GoogleServiceAccountKey() as settings:
+                return await self._by_key(settings, identity)
 
-    async def _by_federation(self, identity: str, provider: str) -> _Granted:
-        audience = self._settings.audience or f"https:{_RESOURCE_PREFIX}{provider}"
-
+    async def _by_federation(self, settings: _Federating, identity: str, provider: str) -> _Granted:
         async def attempt(proof: str) -> _Granted:
             if identity == provider:
-                return await self._federated(provider, proof, self._settings.scope)
-            source = await self._federated(provider, proof, _CLOUD_PLATFORM)
-            return await self._impersonated(identity, source)
+                return await self._federated(settings, provider, proof, settings.scope)
+            source = await self._federated(settings, provider, proof, _CLOUD_PLATFORM)
+            return await self._impersonated(settings, identity, source)
 
-        return await with_proof(lambda: self._tools.proof(audience), attempt)
+        return await with_proof(lambda: self.tools.proof(settings.proof_audience(provider)), attempt)
 
-    async def _by_metadata(self, identity: str) -> _Granted:
+    async def _by_metadata(self, settings: GoogleMetadata, identity: str) -> _Granted:
         _refuse_unless(_is_email(identity))
-        _, reply = await self._ask_metadata(self._settings.metadata_url("default", "email"))
+        reply = await self._ask_metadata(settings.metadata_url("default", "email"))
         if reply.body.strip() == identity.encode():
             # By its name, because `default` could be another account by now.
-            return await self._of_metadata(identity, self._settings.scope)
-        return await self._impersonated(identity, await self._of_metadata("default", _CLOUD_PLATFORM))
+            return await self._of_metadata(settings, identity, settings.scope)
+        source = await self._of_metadata(settings, "default", _CLOUD_PLATFORM)
+        return await self._impersonated(settings, identity, source)
 
-    async def _by_key(self, sign: Callable[[_Key, dict[str, object]], str], identity: str) -> _Granted:
+    async def _by_key(self, settings: GoogleServiceAccountKey, identity: str) -> _Granted:
         async def read() -> _Key:
-            return _key(self._settings)
+            return _key(settings)
 
         async def attempt(key: _Key) -> _Granted:
             _refuse_unless(identity == key.client_email)
-            now = int(self._tools.now())
+            now = int(self.tools.now())
             claims: dict[str, object] = {
                 "iss": key.client_email,
-                "aud": self._settings.oauth2_url,
-                "scope": self._settings.scope,
+                "aud": settings.oauth2_url,
+                "scope": settings.scope,
                 "iat": now,
                 "exp": now + _ASSERTION_SECONDS,
             }
-            assertion = await asyncio.to_thread(sign, key, claims)  # loading an RSA key takes tens of milliseconds
+            assertion = await asyncio.to_thread(_signer(), key, claims)  # an RSA key takes tens of milliseconds to load
             form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
-            return await self._post_form(self._settings.oauth2_url, form)
+            return await self._post_form(settings.oauth2_url, form)
 
         return await with_proof(read, attempt)
 
-    async def _federated(self, provider: str, proof: str, scope: str) -> _Granted:
+    async def _federated(self, settings: _Federating, provider: str, proof: str, scope: str) -> _Granted:
         form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
             "audience": _RESOURCE_PREFIX + provider,
@@ -308,67 +330,49 @@ class Google:
             "subject_token_type": f"{_TOKEN_TYPE}jwt",
             "subject_token": proof,
         }
-        return await self._post_form(self._settings.sts_url, form)
+        return await self._post_form(settings.sts_url, form)
 
     async def _post_form(self, url: str, form: Mapping[str, str]) -> _Granted:
-        # Without Authorization, which the token exchange doesn't take.
-        headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        asked_at, reply = await self._ask("POST", url, headers=headers, body=urllib.parse.urlencode(form).encode())
+        # Without Authorization, which the token exchange refuses.
+        reply = await ask(self.tools, "POST", url, form=form)
         if reply.status != 200:
-            raise self._oauth_error(reply)
-        return _granted(asked_at, reply)
+            error = oauth_refusal(reply, self.tools, _PROBLEMS, may_be_stale=("invalid_grant",))
+            raise error or refusal(reply, self.tools)
+        return _granted(reply)
 
-    async def _impersonated(self, email: str, source: _Granted) -> _Granted:
-        wish = {"scope": [self._settings.scope], "lifetime": f"{int(self._settings.lifetime)}s", "delegates": []}
-        headers = {"Authorization": f"Bearer {source.access_token}", "Content-Type": "application/json"}
-        url = self._settings.impersonation_url(email)
-        asked_at, reply = await self._ask("POST", url, headers=headers, body=msgspec.json.encode(wish))
+    async def _impersonated(self, settings: _Impersonating, email: str, source: _Granted) -> _Granted:
+        wish = {"scope": [settings.scope], "lifetime": f"{int(settings.lifetime)}s", "delegates": []}
+        headers = {**bearer(source.access_token), "Content-Type": "application/json"}
+        url, body = settings.impersonation_url(email), msgspec.json.encode(wish)
+        reply = await ask(self.tools, "POST", url, headers=headers, body=body)
         if reply.status != 200:
-            raise refusal(reply, self._tools, code="impersonation")
-        answer = read_json(reply, _ImpersonatedToken)
-        if answer is None:
-            raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 of the impersonation without a token in JSON")
-        life, expires_at = float(self._settings.lifetime), rfc3339(answer.expire_time)
-        return _Granted(asked_at, reply, answer.access_token, lifetime_seconds=life, expires_at=expires_at)
+            raise refusal(reply, self.tools, code="impersonation")
+        answer = read_answer(reply, _ImpersonatedToken, "a token of the impersonation in JSON")
+        life, expires_at = float(settings.lifetime), rfc3339(answer.expire_time)
+        return _Granted(reply, answer.access_token, lifetime_seconds=life, expires_at=expires_at)
 
-    async def _of_metadata(self, account: str, scope: str) -> _Granted:
+    async def _of_metadata(self, settings: GoogleMetadata, account: str, scope: str) -> _Granted:
         query = urllib.parse.urlencode({"scopes": scope})
-        return _granted(*await self._ask_metadata(f"{self._settings.metadata_url(account, 'token')}?{query}"))
+        return _granted(await self._ask_metadata(f"{settings.metadata_url(account, 'token')}?{query}"))
 
-    async def _ask_metadata(self, url: str) -> tuple[float, Reply]:
-        asked_at, reply = await self._ask("GET", url, headers={"Metadata-Flavor": "Google"})
+    async def _ask_metadata(self, url: str) -> IssuerReply:
+        reply = await ask(self.tools, "GET", url, headers={"Metadata-Flavor": "Google"})
         if reply.status != 200:
-            raise refusal(reply, self._tools, code="metadata server")
+            raise refusal(reply, self.tools, code="metadata server")
         if reply.headers.get("Metadata-Flavor") != "Google":
             raise MintError(Problem.ISSUER_MALFORMED, "the answer is not from a metadata server")
-        return asked_at, reply
-
-    async def _ask(
-        self, method: str, url: str, *, headers: dict[str, str], body: bytes | None = None
-    ) -> tuple[float, Reply]:
-        asked_at = self._tools.now()
-        seconds = self._settings.timeout_seconds
-        return asked_at, await ask(self._tools, method, url, headers=headers, body=body, timeout_seconds=seconds)
-
-    def _oauth_error(self, reply: Reply) -> MintError:
-        error = read_json(reply, _OauthError)
-        if error is None or error.error not in _PROBLEMS or reply.status == 429 or reply.status >= 500:
-            return refusal(reply, self._tools)
-        if error.error == "invalid_grant":
-            return StaleProof(refusal_detail(reply, self._tools, code=error.error))
-        return refusal(reply, self._tools, problem=_PROBLEMS[error.error], code=error.error)
+        return reply
 
 
-def _granted(asked_at: float, reply: Reply) -> _Granted:
-    answer = read_json(reply, _AccessToken)
-    token = answer.access_token if answer else ""
-    if answer is None or not token or not token.isascii() or not token.isprintable():
-        raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without a token in JSON")
-    return _Granted(asked_at, reply, token, lifetime_seconds=lifetime_seconds(answer.expires_in))
+def _granted(reply: IssuerReply) -> _Granted:
+    answer = read_answer(reply, _AccessToken)
+    if not is_sendable(answer.access_token):
+        raise malformed(reply)
+    return _Granted(reply, answer.access_token, lifetime_seconds=lifetime_seconds(answer.expires_in))
 
 
 def _refuse_unless(proven: bool) -> None:
-    """An identity that the configured credentials can't prove is refused, and never replaced by one that they can."""
+    """Refuse an identity that the configured credentials can't prove; never use one that they can instead."""
     if not proven:
         raise MintError(Problem.IDENTITY_UNKNOWN, "the configured credentials are another identity's")
 
@@ -377,52 +381,32 @@ def _is_email(identity: str) -> bool:
     return re.fullmatch(_EMAIL, identity) is not None
 
 
-def _unfit_parts(settings: GoogleSettings) -> Iterator[str]:
-    wanted = _PARTS[settings.credentials]
-    provider = settings.workload_identity_provider
-    parts = {
-        "tokenFile": settings.token_file,
-        "workloadIdentityProvider": provider,
-        "credentialsFile": settings.credentials_file,
-    }
-    yield from needs_exactly(settings.credentials, wanted, parts)
-    yield from only_with(settings, settings.credentials, _ONLY_WITH)
-    if provider and not re.fullmatch(_WORKLOAD_IDENTITY_PROVIDER, provider):
-        form = "projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>"
-        yield f"workloadIdentityProvider: must be {form}"
-    if settings.credentials_file and "credentialsFile" in wanted:
-        yield from _unfit_file(settings)
-
-
-def _unfit_file(settings: GoogleSettings) -> Iterator[str]:
-    """One that isn't there is told when it is needed, like a missing proof: here may be another machine."""
+def _file_problems(read: Callable[[], object]) -> Iterator[str]:
+    """The problem of a file. A missing one is reported when it is needed: this may be another machine."""
     try:
-        if settings.credentials == "serviceAccountKey":
-            _signer()(_key(settings), {})
-        else:
-            _external_account(settings)
+        read()
     except MintError as error:
         if error.problem is not Problem.PROOF_MISSING:
             yield f"credentialsFile: {error.detail}"
 
 
-def _key(settings: GoogleSettings) -> _Key:
+def _key(settings: GoogleServiceAccountKey) -> _Key:
     """The key in the file. Raises MintError."""
-    key = _read(settings, _Key, "type, client_email, private_key, private_key_id and token_uri")
+    key = _read(settings.credentials_file, _Key, "type, client_email, private_key, private_key_id and token_uri")
     _fit(key.type == "service_account", "its type must be service_account")
     _fit(key.universe_domain == settings.universe_domain, "its universe_domain must be the configured one")
-    _fit(key.universe_domain == _UNIVERSE, "keys are exchanged for tokens in the universe googleapis.com alone")
+    _fit(key.universe_domain == _UNIVERSE, "keys are exchanged for tokens only in the universe googleapis.com")
     _fit(key.token_uri == settings.oauth2_url, "its token_uri must be the configured one")
     return key
 
 
-def _external_account(settings: GoogleSettings) -> tuple[str, str | None]:
-    """The workload identity provider that the file names, and whom it impersonates. Raises MintError.
+def _external_account(settings: GoogleExternalAccount) -> tuple[str, str | None]:
+    """The workload identity provider in the file, and the e-mail that it impersonates. Raises MintError.
 
-    Where to send what is the configuration's word alone; a file that says otherwise is refused.
+    The configuration alone decides where anything is sent; a file that says otherwise is refused.
     """
     fields = "type, audience, subject_token_type, token_url and credential_source"
-    account = _read(settings, _ExternalAccount, fields)
+    account = _read(settings.credentials_file, _ExternalAccount, fields)
     _fit(account.type == "external_account", "its type must be external_account")
     provider = account.audience.removeprefix(_RESOURCE_PREFIX)
     is_provider = re.fullmatch(_WORKLOAD_IDENTITY_PROVIDER, provider) is not None
@@ -444,9 +428,9 @@ def _external_account(settings: GoogleSettings) -> tuple[str, str | None]:
     return provider, email
 
 
-def _read(settings: GoogleSettings, type_: type[F], fields: str) -> F:
+def _read(path: str, type_: type[F], fields: str) -> F:
     try:
-        return msgspec.json.decode(secret_file(settings.credentials_file or "", lines=True), type=type_)
+        return msgspec.json.decode(secret_file(path, lines=True), type=type_)
     except (msgspec.DecodeError, RecursionError):
         raise MintError(Problem.PROOF_UNFIT, f"must be a JSON object with {fields}") from None
 
@@ -466,6 +450,6 @@ def _signer() -> Callable[[_Key, dict[str, object]], str]:
             signer = crypt.RSASigner.from_string(key.private_key, key.private_key_id)  # type: ignore[no-untyped-call]
             return str(jwt.encode(signer, claims), "ascii")  # type: ignore[no-untyped-call]
         except Exception:  # the vendor's text could quote the key
-            raise MintError(Problem.PROOF_UNFIT, "its private_key is no RSA key in PEM") from None
+            raise MintError(Problem.PROOF_UNFIT, "its private_key is not an RSA key in PEM") from None
 
     return sign

@@ -8,44 +8,35 @@ Request   GET <url>/oauth2/federation/robot/token, `Authorization: Basic <robot>
 Response  200 {"token": JWT}. The docker user is the robot.
 Lifetime  the JWT's `exp`; an hour.
 Errors    401 {"error": text}: the token isn't from a trusted issuer and subject, or has expired; 400 {"message": text}:
-          there is no such robot, or the token is another's.
+          the robot doesn't exist, or the token is for another.
 """
 
 from __future__ import annotations
 
-import base64
 import re
+from dataclasses import dataclass
 from typing import ClassVar
 
 import msgspec
 
-from controller.core.dockerconfig import jwt_claim, jwt_instant
-from controller.core.errors import MintError, Problem, StaleProof
+from controller.core.errors import MintError, Problem
+from controller.core.jwt import jwt_claim, jwt_instant
 from controller.core.model import Token
-from controller.http import Reply
-from controller.providers.base import (
-    ProviderSettings,
-    Tools,
-    Url,
-    ask,
-    lifetime_seconds,
-    make_token,
-    needs_token_file,
-    read_json,
-    refusal,
-    refusal_detail,
-    with_proof,
-)
+from controller.providers.contract import SettingsType, Tools
+from controller.providers.exchange import IssuerReply, ask, basic, read_answer, refusal, stale
+from controller.providers.proof import with_proof
+from controller.providers.settings import ProofSettings, Url
+from controller.providers.token import lifetime_seconds, make_token
 
 IDENTITY = r"[a-z0-9_.-]+\+[a-z0-9_-]+"
-"""A robot: the organisation or user it belongs to, and its own name."""
+"""A robot: its organisation or user, and its own name."""
 
 
-class QuaySettings(ProviderSettings, frozen=True, kw_only=True, rename="camel"):
+class QuaySettings(ProofSettings, frozen=True, kw_only=True, rename="camel"):
     """The configuration of `type: quay`."""
 
     registries: tuple[str, ...] = ("quay.io",)
-    token_file: str | None = "/var/run/quay/oidc/oidc-token"  # noqa: S105 -- a path
+    token_file: str = "/var/run/quay/oidc/oidc-token"  # noqa: S105 -- a path
     url: Url = "https://quay.io"
     audience: str = "quay.io"
     """Of the ServiceAccount token that we present."""
@@ -56,63 +47,54 @@ class _RobotToken(msgspec.Struct, frozen=True):
     expires_in: int | float | str | None = None
 
 
+@dataclass(frozen=True, slots=True)
 class Quay:
     """Exchanges the controller's ServiceAccount token for a token of the robot."""
 
-    SETTINGS: ClassVar[type[ProviderSettings]] = QuaySettings
+    SETTINGS: ClassVar[SettingsType] = QuaySettings
     SHARES_TOKEN: ClassVar[bool] = True
-    problems = staticmethod(needs_token_file)
 
-    def __init__(self, name: str, settings: QuaySettings, tools: Tools) -> None:
-        self._name = name
-        self._settings = settings
-        self._tools = tools
+    settings: QuaySettings
+    tools: Tools
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider."""
         return await with_proof(
-            lambda: self._tools.proof(self._settings.audience), lambda proof: self._exchange(identity, proof)
+            lambda: self.tools.proof(self.settings.audience), lambda proof: self._exchange(identity, proof)
         )
 
+    async def check_proof(self) -> None:
+        """See Provider."""
+        await self.tools.proof(self.settings.audience)
+
     async def _exchange(self, robot: str, proof: str) -> Token:
-        asked_at = self._tools.now()
         reply = await ask(
-            self._tools,
+            self.tools,
             "GET",
-            f"{self._settings.url.rstrip('/')}/oauth2/federation/robot/token",
-            headers={
-                "Authorization": f"Basic {base64.b64encode(f'{robot}:{proof}'.encode()).decode()}",
-                "Accept": "application/json",
-            },
-            body=None,
-            timeout_seconds=self._settings.timeout_seconds,
+            f"{self.settings.url.rstrip('/')}/oauth2/federation/robot/token",
+            headers={**basic(robot, proof), "Accept": "application/json"},
         )
         if reply.status != 200:
             raise self._error(reply)
-        answer = read_json(reply, _RobotToken)
-        if answer is None:
-            raise MintError(Problem.ISSUER_MALFORMED, "HTTP 200 without a token in JSON")
+        answer = read_answer(reply, _RobotToken)
         token = make_token(
-            self._tools,
-            provider=self._name,
+            self.tools,
             username=robot,
             password=answer.token,
-            asked_at=asked_at,
             reply=reply,
             lifetimes_seconds=(lifetime_seconds(answer.expires_in),),
             expiries=(jwt_instant(answer.token, "exp"),),
-            default_lifetime_seconds=self._settings.default_lifetime,
         )
-        whose = jwt_claim(answer.token, "sub")
-        if isinstance(whose, str) and re.fullmatch(IDENTITY, whose) and whose != robot:
+        subject = jwt_claim(answer.token, "sub")
+        if isinstance(subject, str) and re.fullmatch(IDENTITY, subject) and subject != robot:
             raise MintError(Problem.TOKEN_UNFIT, "for another robot")
         return token
 
-    def _error(self, reply: Reply) -> MintError:
+    def _error(self, reply: IssuerReply) -> MintError:
         match reply.status:
-            case 400:  # a robot that is unknown and one that trusts somebody else are not told apart
-                return refusal(reply, self._tools, problem=Problem.MINT_REFUSED)
+            case 400:  # the same for a robot that doesn't exist and one that trusts another issuer
+                return refusal(reply, self.tools, problem=Problem.MINT_REFUSED)
             case 401:
-                return StaleProof(refusal_detail(reply, self._tools))
+                return stale(reply, self.tools)
             case _:
-                return refusal(reply, self._tools)
+                return refusal(reply, self.tools)

@@ -1,1 +1,1 @@
-"""Figures of the real controller on a real API server, each beside what the machine itself can do in the same run."""
+"""Measures the real controller on a real API server, next to what the machine itself can do in the same run."""

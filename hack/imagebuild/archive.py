@@ -1,4 +1,4 @@
-"""Images without a builder: the archive that `docker load`, `buildah pull` and `ctr images import` take.
+"""Images without a builder: archives that `docker load`, `buildah pull` and `ctr images import` accept.
 
 https://github.com/moby/docker-image-spec/blob/main/spec.md
 """
@@ -17,7 +17,7 @@ MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, Any]) -> None:
-    """Write to `target` the image `name` of one layer, all that is below `root`; `config` is what it runs, and how."""
+    """Write an image with one layer, all files below `root`, to `target`; `config` says what it runs, and how."""
     layer = target.with_suffix(".layer")
     try:
         with tarfile.open(layer, mode="w") as tar:
@@ -29,7 +29,7 @@ def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, An
             "os": "linux",
             "config": dict(config),
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-            "history": [{"created_by": "hack/imagebuild"}],  # buildah counts them when it builds on top
+            "history": [{"created_by": "hack/imagebuild"}],  # buildah counts the entries when it builds on top
         }
         manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
         with tarfile.open(target, mode="w") as tar:
@@ -43,17 +43,17 @@ def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, An
 
 
 def layer_sizes(archive: Path) -> list[int]:
-    """Bytes of each layer, as a tar file that isn't compressed, the base's first."""
+    """The size in bytes of each layer as an uncompressed tar file, the base's first."""
     with tarfile.open(archive) as tar:
         manifest = json.load(tar.extractfile("manifest.json") or io.BytesIO())
         return [_size(tar, name) for name in manifest[0]["Layers"]]
 
 
 def open_layer(tar: tarfile.TarFile, name: str) -> IO[bytes] | gzip.GzipFile:
-    """A layer of an opened archive, uncompressed, which it isn't in every version of `docker save`."""
-    content = tar.extractfile(name)  # follows a link, as which a layer may stand that is there twice
+    """A layer of an open archive, uncompressed; some versions of `docker save` compress it."""
+    content = tar.extractfile(name)  # follows links: a layer that occurs twice may be a link
     if content is None:
-        raise ValueError(f"{name} is no file")
+        raise ValueError(f"{name} is not a file")
     compressed = content.read(2) == b"\x1f\x8b"
     content.seek(0)
     return gzip.open(content) if compressed else content
@@ -65,5 +65,5 @@ def _size(tar: tarfile.TarFile, name: str) -> int:
 
 
 def _no_device(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Whoever runs the image makes devices anew, and whoever unpacks it may not be allowed to."""
+    """Leave out devices: the runtime creates them again, and the user who unpacks the image may not be allowed to."""
     return None if entry.isdev() else entry

@@ -1,4 +1,4 @@
-"""docker, podman and buildah, each as far as we need it: build, take an archive, write one."""
+"""docker, podman and buildah, as far as we need them: build an image, load an archive, save one."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class BuildError(Exception):
-    """An image can't be built; the message says what to do, or the tool's own words are above."""
+    """An image can't be built; the message says what to do, or the tool has printed why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builder:
-    """One of the three. Where it keeps images is its own affair, unless `environment` says otherwise."""
+    """One of the three tools. It decides where it keeps images, unless `environment` says otherwise."""
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -24,24 +24,24 @@ class Builder:
         values = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
         options = ["--file", str(file), "--tag", tag, *values]
         if self.name == "buildah":
-            # chroot needs no more than root has in a container, or a user in a namespace; the network is for pip.
+            # chroot needs only what root has in a container, or a user in a namespace; pip needs the network.
             options += ["--isolation", "chroot", "--network", "host", "--layers=false"]
         if self.name != "docker":
             options += ["--pull=missing"] if self.name == "podman" else ["--pull-never"]
         self._run("build", *options, str(context))
 
     def has(self, image: str) -> bool:
-        """Have an image here, of a registry if need be; whether it could be had."""
+        """Whether the image is here, or could be pulled."""
         look = ("inspect", "--type", "image") if self.name == "buildah" else ("image", "inspect")
         return self._succeeds(*look, image) or self._succeeds("pull", image)
 
     def load(self, archive: Path) -> None:
-        """Take an image from an archive, under the name it has there. Raises BuildError."""
+        """Load an image from an archive, under the name it has there. Raises BuildError."""
         self._run(*(["pull", f"docker-archive:{archive}"] if self.name == "buildah" else ["load", "-i", str(archive)]))
 
     def save(self, tag: str, archive: Path) -> None:
         """Write an image to an archive, as `docker save` does. Raises BuildError."""
-        archive.unlink(missing_ok=True)  # skopeo's code, in the other two, adds to one that is there
+        archive.unlink(missing_ok=True)  # podman and buildah would add to an existing archive
         match self.name:
             case "buildah":
                 self._run("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
@@ -55,10 +55,12 @@ class Builder:
         return subprocess.run(command, capture_output=True, env=self._environment(), check=False).returncode == 0
 
     def _run(self, *arguments: str) -> None:
-        # Its words are progress, and our answer is on stdout.
+        # The tool's output is progress; stdout is for our result.
         done = subprocess.run([self.name, *arguments], stdout=2, env=self._environment(), check=False)
         if done.returncode != 0:
-            raise BuildError(f"{self.name} {arguments[0]} ended with {done.returncode}; its own words are above")
+            raise BuildError(
+                f"{self.name} {arguments[0]} failed with exit code {done.returncode}; see its output above"
+            )
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
@@ -69,7 +71,7 @@ NONE = f"none of {', '.join(ALL)} works here. Start Docker, or install buildah: 
 
 
 def find(names: Sequence[str] = ALL, *, otherwise: str = NONE) -> Builder:
-    """The first that works here. Raises BuildError, with the sentence `otherwise`."""
+    """The first tool that works here. If none does, raises BuildError with the sentence `otherwise`."""
     for name in names:
         if shutil.which(name) and subprocess.run([name, "info"], capture_output=True, check=False).returncode == 0:
             return Builder(name=name)
@@ -77,10 +79,10 @@ def find(names: Sequence[str] = ALL, *, otherwise: str = NONE) -> Builder:
 
 
 def with_own_store(builder: Builder, directory: Path) -> Builder:
-    """The same, with images in `directory` alone, so that none stays; but docker has one store, its daemon's."""
+    """The same, but with images only in `directory`, so that none stays. Docker always uses its daemon's store."""
     if builder.name == "docker":
         return builder
     store = directory / "storage.conf"
-    driver = "vfs"  # slower than overlay, and at work on every file system
+    driver = "vfs"  # slower than overlay, but works on every file system
     store.write_text(f'[storage]\ndriver = "{driver}"\ngraphroot = "{directory}/images"\nrunroot = "{directory}/run"\n')
     return Builder(name=builder.name, environment={"CONTAINERS_STORAGE_CONF": str(store)})

@@ -1,4 +1,4 @@
-"""Base images without a registry: Debian, by debootstrap. For tests; what is released stands on the official image."""
+"""Base images without a registry: Debian, from debootstrap. Only for tests; releases use the official image."""
 
 import hashlib
 import os
@@ -14,12 +14,12 @@ from hack.imagebuild import archive
 from hack.imagebuild.builders import BuildError
 
 TRUST = Path("etc/ssl/certs/ca-certificates.crt")
-"""Whom this machine trusts, and so the build: it may have to pass a proxy to reach the package index."""
+"""The CAs that this machine trusts, for the build too: it may need a proxy to reach the package index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """A release of Debian with some of its packages."""
+    """A Debian release with some of its packages."""
 
     label: str
     """Begins the name of its file in the user's cache."""
@@ -28,11 +28,11 @@ class Base:
 
     @property
     def name(self) -> str:
-        """The image's."""
+        """The image's name."""
         return f"localhost/pull-secret-updater-{self.label}:{self.suite}"
 
     def made(self) -> Path:
-        """The archive of the image, made first if there is none of this week. Raises BuildError."""
+        """The archive of the image; builds it first if there is none from this week. Raises BuildError."""
         week = "-W".join(map(str, datetime.now(UTC).isocalendar()[:2]))
         packages = hashlib.sha256(" ".join(self.packages).encode()).hexdigest()[:8]
         target = user_cache() / f"{self.label}-{self.suite}-{packages}-{week}.tar"
@@ -49,14 +49,14 @@ class Base:
 
     def _debootstrap(self, root: Path) -> None:
         if os.geteuid() != 0:
-            raise BuildError("debootstrap needs root: run this with sudo, or name an image that can be pulled")
+            raise BuildError("debootstrap needs root; use sudo, or name an image that can be pulled")
         if shutil.which("debootstrap") is None:
             raise BuildError(
-                "debootstrap is missing: install it (hack/cluster packages --image-tools), or name an image to pull"
+                "debootstrap is not installed; run hack/cluster packages --image-tools, or name an image to pull"
             )
         options = ["--force-check-gpg", "--variant=minbase", f"--include={','.join(self.packages)}"]
         if subprocess.run(["debootstrap", *options, self.suite, str(root)], stdout=2, check=False).returncode != 0:
-            raise BuildError("debootstrap failed; its own words are above")
+            raise BuildError("debootstrap failed; see its output above")
         shutil.rmtree(root / "var/cache/apt")
         shutil.rmtree(root / "var/lib/apt/lists")
 
@@ -71,4 +71,4 @@ def _environment(root: Path) -> list[str]:
 
 
 PYTHON = Base(label="base", suite="trixie", packages=("ca-certificates", "python3", "python3-venv"))
-"""In place of the official image of Python."""
+"""Replaces the official Python image."""

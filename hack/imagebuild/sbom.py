@@ -1,4 +1,4 @@
-"""What is in an image, told by Syft (https://github.com/anchore/syft) in SPDX."""
+"""What is in an image, as Syft (https://github.com/anchore/syft) finds it, in SPDX."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SYFT = GoPrograms(
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Package:
-    """One of an SBOM; `kind` is its package URL's type, such as `deb` or `pypi`."""
+    """A package in an SBOM; `kind` is the type in its package URL, such as `deb` or `pypi`."""
 
     kind: str
     name: str
@@ -34,12 +34,12 @@ def write(archive: Path, target: Path, *, name: str, version: str) -> list[Packa
         BuildError, BinariesError: Syft failed, or can't be built.
     """
     syft = SYFT.find_or_build() / "syft"
-    # Only what the package managers recorded: no guesses from the names of files.
+    # Only what the package managers recorded, no guesses from file names.
     options = ("--source-name", name, "--source-version", version, "--select-catalogers", "image,-binary", "--quiet")
     command = [str(syft), "scan", f"docker-archive:{archive}", "--output", f"spdx-json={target}", *options]
     environment = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FORMAT_SPDX_JSON_PRETTY": "true"}
     if subprocess.run(command, stdout=2, env=environment, check=False).returncode != 0:
-        raise BuildError("syft failed; its own words are above")
+        raise BuildError("syft failed; see its output above")
     return read(target)
 
 
@@ -55,13 +55,13 @@ def read(sbom: Path) -> list[Package]:
 
 
 def _kind(reference: dict[str, str]) -> str:
-    """The type in a package URL, `pkg:type/...`, empty for a reference of another sort."""
+    """The type in a package URL, `pkg:type/...`, empty for other references."""
     if reference["referenceType"] != "purl":
         return ""
     return reference["referenceLocator"].removeprefix("pkg:").partition("/")[0]
 
 
 def summary(packages: list[Package]) -> str:
-    """How many of which kind."""
+    """How many packages of each kind."""
     counts = Counter(package.kind for package in packages)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

@@ -1,1 +1,1 @@
-"""The node suite on a cluster of kind: `hack/kind` for people."""
+"""The node suite on a kind cluster: `hack/kind` for people."""

@@ -1,4 +1,4 @@
-"""The command line of hack/kind: the node suite on a cluster of kind (https://kind.sigs.k8s.io), in Docker."""
+"""The command line of hack/kind: the node suite on a kind cluster (https://kind.sigs.k8s.io), in Docker."""
 
 import shutil
 import sys
@@ -18,24 +18,24 @@ from hack.nodesuite.suite import suite
 from hack.sigterm import leave_on_sigterm
 
 NO_DOCKER = (
-    "kind runs its nodes in Docker, which doesn't work here: start it, or get it from "
-    "https://docs.docker.com/engine/install. Without it, hack/e2e-node runs the same tests on a node of its own"
+    "kind runs its nodes in Docker, which doesn't work here; start it, or install it from "
+    "https://docs.docker.com/engine/install. hack/e2e-node runs the same tests without Docker, on a local node"
 )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """The node suite on a cluster of kind."""
+    """Run the node suite on a kind cluster."""
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})
-@click.option("--image", help=f"of the node; {DEBOOTSTRAP}: made here, as root [default: kind's own]")
-@click.option("--base", metavar="IMAGE", help="of hack/image")
+@click.option("--image", help=f"node image; {DEBOOTSTRAP}: build one here, as root [default: kind's own]")
+@click.option("--base", metavar="IMAGE", help="base image, as for hack/image")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def up(*, image: str | None, base: str | None, arguments: tuple[str, ...]) -> None:
-    """Create the cluster, give it both images and run the node suite in it; it stays until `down`.
+    """Create the cluster, load both images, and run the node suite on it; the cluster stays until `down`.
 
-    ARGUMENTS, as `-k steady`, go to pytest.
+    ARGUMENTS, such as `-k steady`, go to pytest.
     """
     leave_on_sigterm()
     try:
@@ -44,14 +44,17 @@ def up(*, image: str | None, base: str | None, arguments: tuple[str, ...]) -> No
         with tempfile.TemporaryDirectory(prefix="kind-") as scratch:
             images, kubeconfig = Images(Path(scratch)), Path(scratch, "kubeconfig")
             if not cluster.ensure(lambda: node_options(docker, image)):
-                click.echo("on the cluster that is there; hack/kind down first, for one with another node", err=True)
+                click.echo(
+                    "using the existing cluster; for one with a different node image, run hack/kind down first",
+                    err=True,
+                )
             cluster.write_kubeconfig(kubeconfig)
             images.build(docker, base=base)
             cluster.load(images.controller, images.standin)
             code = suite(kubeconfig, *arguments)
     except (BinariesError, BuildError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"the cluster stays: kubectl --context {CONTEXT}; hack/kind down removes it", err=True)
+    click.echo(f"the cluster keeps running: kubectl --context {CONTEXT}; hack/kind down removes it", err=True)
     sys.exit(code)
 
 
@@ -65,17 +68,17 @@ def down() -> None:
 
 
 def kind() -> str:
-    """The one of PATH, else ours. Raises BinariesError."""
+    """The kind on PATH, else ours. Raises BinariesError."""
     return shutil.which("kind") or pinned()
 
 
 def pinned() -> str:
-    """Ours, whose files and Kubernetes a node image of ours has. Raises BinariesError."""
+    """Our kind, which fits our node image. Raises BinariesError."""
     return str(nodeimage.KIND.find_or_build() / "kind")
 
 
 def node_options(docker: builders.Builder, image: str | None) -> list[str]:
-    """How kind is to make the node. Raises BuildError, BinariesError, OSError."""
+    """The options with which kind creates the node. Raises BuildError, BinariesError, OSError."""
     if image == DEBOOTSTRAP:
         return ["--image", nodeimage.build(docker), "--config", str(nodeimage.CLUSTER)]
     return ["--image", image] if image else []

@@ -1,4 +1,4 @@
-"""A cluster of kind, by the words of its command line."""
+"""A kind cluster, managed through kind's command line."""
 
 import subprocess
 from collections.abc import Callable, Sequence
@@ -10,46 +10,48 @@ from hack.imagebuild.image import DEBOOTSTRAP
 
 NAME = "pull-secret-updater"
 CONTEXT = f"kind-{NAME}"
-"""In kubectl's own configuration."""
+"""The context in kubectl's configuration."""
 NO_CLUSTER = (
-    "kind made no cluster; its own words are above. If it could not pull its node image: `docker save` one where "
-    "it can be had (https://github.com/kubernetes-sigs/kind/releases), `docker load` it here, and name it with "
-    f"--image; or have one made here: --image {DEBOOTSTRAP}"
+    "kind could not create the cluster; see its output above. If it could not pull its node image: `docker save` one "
+    "where you can pull it (https://github.com/kubernetes-sigs/kind/releases), `docker load` it here, and name it with "
+    f"--image; or build one here: --image {DEBOOTSTRAP}"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindCluster:
-    """The one that we make; each method raises BuildError if kind can't do it."""
+    """Our cluster; each method raises BuildError if kind fails."""
 
     program: str
 
     def ensure(self, options: Callable[[], Sequence[str]]) -> bool:
-        """Have it; whether it had to be made. Only then it asks for the options of `kind create cluster`."""
+        """Create it, with these options of `kind create cluster`, if there is none; returns whether it did."""
         if NAME in self._output("get", "clusters").split():
             return False
         self.create(*options())
         return True
 
     def create(self, *options: str) -> None:
-        """Make it, with a control plane that is ready, or leave nothing."""
+        """Create it, and wait until the control plane is ready; on failure, leave nothing."""
         try:
             self._run("create", "cluster", "--name", NAME, "--wait", "2m", *options, otherwise=NO_CLUSTER)
-        except (KeyboardInterrupt, SystemExit):  # kind was killed in the middle; else it removes it by itself
+        except (KeyboardInterrupt, SystemExit):  # kind was killed halfway; otherwise it cleans up itself
             self.delete()
             raise
 
     def delete(self) -> None:
-        """Fine if there is none."""
-        self._run("delete", "cluster", "--name", NAME, otherwise="kind did not delete the cluster")
+        """Delete it. Fine if there is none."""
+        self._run(
+            "delete", "cluster", "--name", NAME, otherwise="kind could not delete the cluster; see its output above"
+        )
 
     def load(self, *archives: Path) -> None:
-        """Give the node the images of archives, as `docker save` writes them."""
+        """Load images from archives, as `docker save` writes them, into the node."""
         words = ["load", "image-archive", "--name", NAME, *map(str, archives)]
-        self._run(*words, otherwise="kind did not take the images; its own words are above")
+        self._run(*words, otherwise="kind could not load the images; see its output above")
 
     def write_kubeconfig(self, path: Path) -> None:
-        """An administrator's, to a file that nobody else may read."""
+        """Write an administrator's kubeconfig to a file that only this user can read."""
         path.touch(mode=0o600)
         path.write_text(self._output("get", "kubeconfig", "--name", NAME))
 
@@ -60,5 +62,5 @@ class KindCluster:
     def _output(self, *words: str) -> str:
         done = subprocess.run([self.program, *words], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            raise BuildError(f"kind {' '.join(words)} ended with {done.returncode}; its own words are above")
+            raise BuildError(f"kind {' '.join(words)} failed with exit code {done.returncode}; see its output above")
         return done.stdout

@@ -1,4 +1,4 @@
-"""A node image for kind where none can be pulled: kind's own files, Debian, and the programs of hack/cluster."""
+"""A node image for kind, if none can be pulled: kind's own files, Debian, and the programs of hack/cluster."""
 
 import shutil
 import subprocess
@@ -18,14 +18,14 @@ KIND = GoPrograms(
 )
 NAME = "localhost/pull-secret-updater-kind-node:test"
 CONTROL_PLANE = "localhost/pull-secret-updater-control-plane:test"
-"""As image/import-images knows it."""
+"""The name that image/import-images uses."""
 FILES = Path(__file__).parent / "image"
 CLUSTER = FILES / "cluster.yaml"
-"""What kind has to be told about a node of this image."""
+"""The configuration that kind needs for a node with this image."""
 
 BASE = Base(
     label="kind-base",
-    suite="bookworm",  # the last whose systemd starts with control groups of version 1 too
+    suite="bookworm",  # the last release whose systemd still starts on control groups version 1
     packages=(
         "ca-certificates",
         "conntrack",
@@ -43,7 +43,7 @@ BASE = Base(
 
 
 def build(docker: Builder) -> str:
-    """Have the image in Docker; returns its name. Raises BuildError, BinariesError, OSError."""
+    """Build the image in Docker; returns its name. Raises BuildError, BinariesError, OSError."""
     docker.load(BASE.made())
     with tempfile.TemporaryDirectory(prefix="kind-node-") as scratch:
         control_plane, node = Path(scratch, "control-plane"), Path(scratch, "node")
@@ -66,6 +66,6 @@ def build(docker: Builder) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Without the modes, as Go lets nobody write what it keeps."""
+    """Copy without the modes, since Go makes its files read-only."""
     if subprocess.run(["cp", "-r", "--no-preserve=mode", source, target], check=False).returncode != 0:
-        raise BuildError(f"{source} can't be copied; cp's own words are above")
+        raise BuildError(f"can't copy {source}; see cp's output above")

@@ -1,7 +1,7 @@
-"""Real Kubernetes on this machine: etcd and kube-apiserver without containers or root; with root, a node too.
+"""Real Kubernetes on this machine: etcd and kube-apiserver, without containers or root; as root, a node too.
 
-`ControlPlane` and `NodeCluster` are the ones to import from tests; `hack/cluster` is the same for people. Linux only:
-for other systems there is kind, and `--kubeconfig` of hack/test and hack/demo.
+Tests import `ControlPlane` and `NodeCluster`; people use `hack/cluster`. Linux only: on other systems, use kind, and
+`--kubeconfig` of hack/test and hack/demo.
 """
 
 from hack.gomodule import BinariesError

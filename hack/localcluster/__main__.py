@@ -27,41 +27,45 @@ def _checked_name(_context: click.Context, _parameter: click.Parameter, value: s
 name_option = click.option("--name", default="default", show_default=True, callback=_checked_name)
 
 
-node_option = click.option("--node", is_flag=True, help="With a kubelet, containerd and all that Pods need; as root.")
+node_option = click.option(
+    "--node", is_flag=True, help="With a kubelet, containerd and whatever else Pods need; as root."
+)
 ERRORS = (BinariesError, ControlPlaneError, PackagesError, WireError, OSError)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Local Kubernetes clusters: kube-apiserver and etcd without containers; with --node, one real node too."""
+    """Manage local Kubernetes clusters: kube-apiserver and etcd without containers; with --node, also one real node."""
     leave_on_sigterm()
 
 
 @cli.command()
 @node_option
 def build(node: bool) -> None:
-    """Have the programs on this machine, built if need be, and print where: so that `up` is quick later."""
-    with _told():
+    """Build the programs if they are missing, and print where they are; `up` is quick afterwards."""
+    with _readable_errors():
         click.echo((built() if node else find_or_build()).apiserver.parent)
         if node:
             click.echo(node_programs().find_or_build())
 
 
 @cli.command("packages")
-@click.option("--image-tools", is_flag=True, help="Also buildah and debootstrap, for hack/image without Docker.")
+@click.option(
+    "--image-tools", is_flag=True, help="Also install buildah and debootstrap, for hack/image without Docker."
+)
 def install_packages(image_tools: bool) -> None:
-    """Install the Debian packages that a node needs and this machine hasn't got. Needs root; removes nothing."""
-    with _told():
+    """Install the Debian packages that a node needs and this machine lacks. Needs root; removes nothing."""
+    with _readable_errors():
         installed = packages.install(image_tools=image_tools)
-        click.echo(f"installed: {', '.join(installed)}" if installed else "all there")
+        click.echo(f"installed: {', '.join(installed)}" if installed else "nothing to install")
 
 
 @cli.command()
 @name_option
 @node_option
 def up(name: str, node: bool) -> None:
-    """Start a cluster, if it doesn't run, and print the path of its kubeconfig."""
-    with _told():
+    """Start a cluster, unless it is running, and print the path of its kubeconfig."""
+    with _readable_errors():
         click.echo(clusters.up(name, node=node))
 
 
@@ -69,18 +73,18 @@ def up(name: str, node: bool) -> None:
 @name_option
 @click.argument("archives", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def load(name: str, archives: tuple[Path, ...]) -> None:
-    """Give the node of a cluster the images of archives, as `docker save` and `hack/image --save` write them."""
-    with _told():
+    """Load images into a cluster's node, from archives as `docker save` and `hack/image --save` write them."""
+    with _readable_errors():
         for archive in archives:
             clusters.load_image(name, archive)
 
 
 @cli.command()
 @name_option
-@click.option("--all", "every", is_flag=True, help="All of this user's, whatever their names.")
+@click.option("--all", "every", is_flag=True, help="All clusters of this user.")
 def down(name: str, every: bool) -> None:
-    """End a cluster and remove its data, and every trace of its node."""
-    with _told():
+    """Stop a cluster, and remove its data and every trace of its node."""
+    with _readable_errors():
         for victim in [cluster.name for cluster in clusters.clusters()] if every else [name]:
             clusters.down(victim)
 
@@ -95,7 +99,7 @@ def status() -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _readable_errors() -> Iterator[None]:
     try:
         yield
     except ERRORS as error:

@@ -1,4 +1,4 @@
-"""A few requests to the API server as its admin: enough to wait for it and to ask for tokens."""
+"""Requests to the API server as its admin: enough to wait for it and to request tokens."""
 
 import http.client
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer, whatever its status."""
+    """A response with any status."""
 
     status: int
     body: bytes
@@ -17,7 +17,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminApi:
-    """One request a connection, so that it works across restarts of the server. Verifies the server's certificate."""
+    """Uses one connection per request, so it survives restarts of the server. Verifies the server's certificate."""
 
     address: str
     port: int
@@ -29,8 +29,8 @@ class AdminApi:
         """Send one request.
 
         Raises:
-            OSError: the server can't be reached or is not the one of our CA.
-            http.client.HTTPException: it hung up in the middle.
+            OSError: the server can't be reached, or its certificate is not from our CA.
+            http.client.HTTPException: the server closed the connection halfway.
         """
         context = ssl.create_default_context(cafile=str(self.ca))
         context.load_cert_chain(self.certificate, self.key)

@@ -1,4 +1,4 @@
-"""Named control planes that stay until they are taken down, one directory each in the user's state directory."""
+"""Named clusters that run until they are taken down; each has a directory in the user's state directory."""
 
 import contextlib
 import fcntl
@@ -18,42 +18,42 @@ from hack.localcluster.wire import Wire
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What a directory says about the control plane in it."""
+    """A cluster, as its directory describes it."""
 
     name: str
     directory: Path
     url: str
     wire: Wire | None
-    """To its node, if it has one."""
+    """The wire to its node, if it has one."""
     processes: dict[str, ProcessId]
 
     @property
     def kubeconfig(self) -> Path:
-        """Written last by `up`: where it is missing, `up` is still at work or was killed."""
+        """`up` writes this last: if it is missing, `up` is still running or was killed."""
         return self.directory / "kubeconfig"
 
     def running(self) -> bool:
-        """Whether it is complete and all its processes are alive."""
+        """Whether it is complete, with all its processes alive."""
         return self.kubeconfig.exists() and all(known.alive() for known in self.processes.values())
 
 
 def state_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the named control planes of this user are."""
+    """The directory of this user's clusters."""
     root = environment.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(root) / "pull-secret-updater"
 
 
 def clusters() -> list[Cluster]:
-    """All there are, running or not, by name."""
+    """All clusters, running or not, sorted by name."""
     return [_read(path.name) for path in sorted(state_directory().glob("*/"))]
 
 
 def up(name: str, *, node: bool = False) -> Path:
-    """Have a running cluster of this name, and return its kubeconfig. What is left of a dead one is removed.
+    """Start a cluster of this name unless it is running, and return its kubeconfig. Removes what a dead one left.
 
     Raises:
-        ControlPlaneError: it runs without the node that is asked for.
-        Exception: as ControlPlane.start, or NodeCluster.start; then nothing is left.
+        ControlPlaneError: a node is requested, but the cluster is running without one.
+        Exception: as ControlPlane.start or NodeCluster.start, which then leave nothing.
     """
     with _exclusive(name):
         there = _read(name)
@@ -62,20 +62,20 @@ def up(name: str, *, node: bool = False) -> Path:
             kind = NodeCluster if node else ControlPlane
             kind(there.directory, tethered=False).start()
         elif node and there.wire is None:
-            raise ControlPlaneError(f"{name} runs without a node: hack/cluster down --name {name} first")
+            raise ControlPlaneError(f"{name} is running without a node; run hack/cluster down --name {name} first")
         return there.kubeconfig
 
 
 def load_image(name: str, image: Path) -> None:
-    """Give the node of this cluster the images of an archive. Raises ControlPlaneError, OSError."""
+    """Load the images of an archive into this cluster's node. Raises ControlPlaneError, OSError."""
     there = _read(name)
     if there.wire is None or not there.running():
-        raise ControlPlaneError(f"{name} has no running node: hack/cluster up --node --name {name}")
+        raise ControlPlaneError(f"{name} has no running node; start one with hack/cluster up --node --name {name}")
     load(there.processes[NODE].pid, image)
 
 
 def down(name: str) -> None:
-    """End the control plane of this name and remove its directory. Fine if there is none."""
+    """Stop the cluster of this name and remove its directory. Fine if there is none."""
     with _exclusive(name):
         _remove(_read(name))
 
@@ -93,7 +93,7 @@ def _read(name: str) -> Cluster:
 
 def _remove(cluster: Cluster) -> None:
     for known in reversed(cluster.processes.values()):
-        process.end(known, kill=True)  # nothing that it could still save is kept
+        process.end(known, kill=True)  # we keep nothing that it could still save
     if cluster.wire is not None:
         clear(cluster.wire)
     shutil.rmtree(cluster.directory, ignore_errors=True)
@@ -101,7 +101,7 @@ def _remove(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def _exclusive(name: str) -> Iterator[None]:
-    """One `up` or `down` of a name at a time; a second waits, then finds what the first did."""
+    """One `up` or `down` of a name at a time; a second waits, and then sees the result of the first."""
     root = state_directory()
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = root / f".{name}.lock"

@@ -1,12 +1,12 @@
-"""etcd and kube-apiserver as one thing that starts, stops and cleans up after itself.
+"""etcd and kube-apiserver as one unit that starts, stops and cleans up after itself.
 
     with ControlPlane() as cluster:
         run("--kubeconfig", cluster.kubeconfig)
 
-TLS with a CA of its own, RBAC on, a free port on loopback, etcd on unix sockets that only the user can open. There is
-no kube-controller-manager: make ServiceAccounts yourself, namespaces never finish terminating, and the aggregated
-ClusterRoles admin, edit and view have no rules. So the ServiceAccount admission plugin is off. node.py adds what is
-missing.
+It has TLS with its own CA, RBAC, a free port on loopback, and etcd on unix sockets that only the user can open. There
+is no kube-controller-manager: you create ServiceAccounts yourself, namespaces never finish terminating, and the
+aggregated ClusterRoles admin, edit and view have no rules. So the ServiceAccount admission plugin is off. node.py adds
+what is missing.
 """
 
 import http.client
@@ -32,26 +32,26 @@ from hack.localcluster.wire import Wire
 
 ADMIN, ADMIN_GROUPS = "local-admin", ("system:masters",)
 READY_SECONDS = 90
-"""Five to eight seconds are usual on two cores; ten times that is a machine in trouble, not a slow one."""
+"""It usually takes five to eight seconds on two cores; if it takes ten times that, something is wrong."""
 PORT_ATTEMPTS = 5
 READY_PATHS = (
     "/readyz",
     "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:service-account-issuer-discovery",
     "/api/v1/namespaces/default",
 )
-"""All of these answer 200 once the server can be used; /readyz alone comes a little before the others."""
+"""All of these return 200 once the server can be used; /readyz does so a little before the others."""
 
 
 class ControlPlaneError(Exception):
-    """The control plane did not do what was asked; the message ends with the last lines of the log that tells why."""
+    """The control plane failed; the message ends with the last lines of the log that shows why."""
 
 
 class ControlPlane:
-    """One control plane. As a context manager, or `start` and `stop`; never both `start`ed twice.
+    """One control plane. Use it as a context manager, or call `start` and `stop`; never start it twice.
 
-    Tethered (the default), its processes end when this one does, even by SIGKILL. Flags for kube-apiserver are a
-    mapping and win over ours, say `ControlPlane(apiserver_flags={"audit-log-path": "audit.log"})`; relative paths are
-    within the control plane's directory.
+    If tethered (the default), its processes end when this one does, even by SIGKILL. Flags for kube-apiserver take
+    precedence over ours, for example `ControlPlane(apiserver_flags={"audit-log-path": "audit.log"})`; relative paths
+    are relative to the control plane's directory.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class ControlPlane:
         tethered: bool = True,
         wire: Wire | None = None,
     ) -> None:
-        """Start nothing yet. Without a `directory` a temporary one is made; `stop` removes either.
+        """Start nothing yet. Without a `directory`, `start` creates a temporary one; `stop` removes either.
 
-        `port` is tried first; if it is taken, another. With a `wire` it serves the node at its end, and not loopback.
+        It tries `port` first, and another if that is taken. With a `wire`, it listens on that instead of loopback.
         """
         self._given_directory = directory
         self._binaries = binaries
@@ -76,13 +76,13 @@ class ControlPlane:
         self._authority = pki.make_authority()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self.processes: dict[str, ProcessId] = {}
-        """What runs, by program, in the order of its start; also in state.json of the directory, for later."""
+        """The running processes by program, in the order in which they started; also in the directory's state.json."""
         self.address = wire.host if wire else "127.0.0.1"
         self.port = port or _free_port(self.address)
         self.directory = Path()
 
     def __enter__(self) -> Self:
-        """Start, and be ready."""
+        """Start, and wait until it is ready."""
         self.start()
         return self
 
@@ -94,22 +94,22 @@ class ControlPlane:
 
     @property
     def url(self) -> str:
-        """Where the API server is."""
+        """The URL of the API server."""
         return f"https://{self.address}:{self.port}"
 
     @property
     def ca(self) -> Path:
-        """The certificate, PEM, that clients verify the API server with."""
+        """The certificate, in PEM format, that clients verify the API server with."""
         return self.directory / "ca.crt"
 
     @property
     def kubeconfig(self) -> Path:
-        """A kubeconfig of a cluster admin, complete in itself."""
+        """A self-contained kubeconfig of a cluster admin."""
         return self.directory / "kubeconfig"
 
     @property
     def admin(self) -> AdminApi:
-        """For the few requests that no client library is worth."""
+        """A client for the few requests that are not worth a client library."""
         certificate, key = self.directory / "admin.crt", self.directory / "admin.key"
         return AdminApi(address=self.address, port=self.port, ca=self.ca, certificate=certificate, key=key)
 
@@ -117,8 +117,8 @@ class ControlPlane:
         """Start etcd and kube-apiserver, and return when the API server is ready; on any failure leave nothing behind.
 
         Raises:
-            BinariesError: there is nothing to start and it can't be built.
-            ControlPlaneError: a process ended or was not ready in time.
+            BinariesError: the programs are missing and can't be built.
+            ControlPlaneError: a process exited or was not ready in time.
         """
         binaries = self._binaries or find_or_build()
         self._binaries = binaries
@@ -135,25 +135,25 @@ class ControlPlane:
             raise
 
     def publish(self) -> None:
-        """Write the admin's kubeconfig: who finds it finds a cluster that is complete. `start` does, without a wire."""
+        """Write the admin's kubeconfig, the sign that the cluster is complete. Without a wire, `start` does this."""
         self.write_kubeconfig(self.kubeconfig, user=ADMIN, groups=ADMIN_GROUPS)
 
     def stop(self) -> None:
-        """End what runs, the last first, wait for its end, remove the directory. Fine if it never started."""
+        """Stop all processes, the last started first; then remove the directory. Fine if it never started."""
         for name in reversed(list(self.processes)):
-            self.end(name, kill=True)  # nothing that it could still save is kept
+            self.end(name, kill=True)  # we keep nothing that it could still save
         if self.directory != Path():
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def stop_apiserver(self, *, kill: bool = False) -> None:
-        """An outage: end the API server (by SIGKILL if `kill`) and return when its port is closed. Data stays."""
+        """Begin an outage: stop the API server (by SIGKILL if `kill`), return when its port is closed. Keeps data."""
         self.end("kube-apiserver", kill=kill)
 
     def start_apiserver(self) -> None:
-        """End an outage: same port, same data, ready when this returns.
+        """End an outage: the API server is ready when this returns, on the same port with the same data.
 
         Raises:
-            ControlPlaneError: it ended or was not ready in time; what it left can be started again.
+            ControlPlaneError: it exited or was not ready in time; it can be started again.
         """
         binaries = self._binaries
         if binaries is None:
@@ -167,7 +167,7 @@ class ControlPlane:
             raise
 
     def spawn(self, name: str, command: Sequence[str]) -> int:
-        """Start a program of this cluster in its directory, with a log of its name; returns its pid."""
+        """Start a program in the cluster's directory, with a log named after it; returns its pid."""
         child, known = process.spawn(
             command, directory=self.directory, log=self.directory / f"{name}.log", tethered=self._tethered
         )
@@ -176,41 +176,41 @@ class ControlPlane:
         return child.pid
 
     def note(self, name: str, known: ProcessId) -> None:
-        """To end the program `name` means to end this process: what it spawned, where it only waits for that."""
+        """Record the process to stop as `name`, if the spawned one only waits for it."""
         self.processes[name] = known
         self._record()
 
     def end(self, name: str, *, kill: bool = False) -> None:
-        """End it, and return when it is gone. Fine if it doesn't run."""
+        """Stop a program, and return when it is gone. Fine if it isn't running."""
         if running := self.processes.pop(name, None):
             process.end(running, kill=kill)
             self._children.pop(name).wait()
             self._record()
 
     def check_alive(self) -> None:
-        """Raises ControlPlaneError, with the end of its log, if a program ended that should run."""
+        """Raises ControlPlaneError, with the end of the log, if a program has exited that should be running."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise ControlPlaneError(f"{name} ended with {child.returncode}:\n{self._log_tail(name)}")
+                raise ControlPlaneError(f"{name} exited with {child.returncode}:\n{self._log_tail(name)}")
 
     def _log_tail(self, name: str) -> str:
         return "\n".join((self.directory / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
 
     def kubeconfig_for(self, user: str, groups: Sequence[str] = ()) -> Path:
-        """Write and return a kubeconfig of another user, proved by a client certificate."""
+        """Write a kubeconfig for another user, with a client certificate; returns its path."""
         path = self.directory / f"kubeconfig-{user.replace('/', '_').replace(':', '_')}"
         self.write_kubeconfig(path, user=user, groups=groups)
         return path
 
     def write_kubeconfig(self, path: Path, *, user: str, groups: Sequence[str] = ()) -> None:
-        """The same, at a place of one's own."""
+        """Write a kubeconfig for a user, with a client certificate, to `path`."""
         pair = pki.make_client(self._authority, user=user, groups=groups)
         pki.write_private(path, kubeconfig.render(self.url, ca=self._authority.certificate, user=user, pair=pair))
 
     def service_account_token(
         self, namespace: str, name: str, *, audiences: Sequence[str] = (), seconds: int = 3600
     ) -> str:
-        """A token of an existing ServiceAccount, as the kubelet would project it. Without audiences: the API server's.
+        """A token of an existing ServiceAccount, as the kubelet would project it. Default audience: the API server's.
 
         Raises:
             ControlPlaneError: the API server refused; it accepts no less than 600 `seconds`.
@@ -235,7 +235,7 @@ class ControlPlane:
         pki.write_token_keys(self.directory)
 
     def _start_on_a_free_port(self) -> None:
-        """Another process may take the port between our look and the server's start: then try the next one."""
+        """Another process may take the port between our check and the server's start; then try another port."""
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 return self.start_apiserver()
@@ -246,7 +246,7 @@ class ControlPlane:
         return self.start_apiserver()
 
     def _record(self) -> None:
-        """Say in state.json what runs here, so that `hack/cluster down` can end it whatever became of us."""
+        """Record what is running in state.json, so that `hack/cluster down` can stop it even if we are gone."""
         running = {name: {"pid": known.pid, "started": known.started} for name, known in self.processes.items()}
         new = self.directory / "state.json.new"
         new.write_text(json.dumps({"url": self.url, "wire": self._wire and asdict(self._wire), "processes": running}))

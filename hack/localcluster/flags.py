@@ -1,10 +1,10 @@
-"""What the programs of a control plane are started with; relative paths are within its directory."""
+"""The flags of a control plane's programs; paths are relative to its directory."""
 
 from hack.localcluster.wire import SERVICES, Wire
 
 ETCD = {
     "data-dir": "etcd",
-    # Sockets of relative names: their paths may be 108 bytes at most, and directories of tests are long.
+    # Relative names, since a socket's path may have at most 108 bytes, and test directories are long.
     "listen-client-urls": "unix://etcd.sock:0",
     "advertise-client-urls": "unix://etcd.sock:0",
     "listen-peer-urls": "unix://peer.sock:0",
@@ -18,7 +18,7 @@ APISERVER = {
     "etcd-servers": "unix://etcd.sock:0",
     "bind-address": "127.0.0.1",
     "advertise-address": "127.0.0.1",
-    "endpoint-reconciler-type": "none",  # loopback is no valid endpoint, and needs none
+    "endpoint-reconciler-type": "none",  # loopback is not a valid endpoint, and needs none
     "cert-dir": "certs",
     "client-ca-file": "ca.crt",
     "tls-cert-file": "apiserver.crt",
@@ -34,7 +34,7 @@ APISERVER = {
 
 
 def for_nodes(wire: Wire) -> dict[str, str]:
-    """Over APISERVER: reached by the wire, and with the admission and authorisation that Pods and kubelets need."""
+    """Flags on top of APISERVER: listen on the wire, with the admission and authorisation that a node needs."""
     return {
         "bind-address": wire.host,
         "advertise-address": wire.host,
@@ -63,7 +63,7 @@ MANAGERS = {
         "secure-port": "0",
     },
 }
-"""What Pods need beside the API server, each as its own user `system:<name>`."""
+"""What Pods need besides the API server; each program is the user `system:<name>`."""
 
 
 def render(values: dict[str, str]) -> list[str]:

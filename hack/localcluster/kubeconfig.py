@@ -1,4 +1,4 @@
-"""Kubeconfig files that are complete in themselves."""
+"""Self-contained kubeconfig files."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ from hack.pki import Pair
 
 
 def render(server: str, *, ca: bytes, user: str, pair: Pair) -> bytes:
-    """A kubeconfig with one context: this user, proved by a client certificate, at this server, verified by this CA."""
+    """A kubeconfig with one context: this user with a client certificate, and this server, verified with this CA."""
     cluster = {"server": server, "certificate-authority-data": _text(ca)}
     credentials = {"client-certificate-data": _text(pair.certificate), "client-key-data": _text(pair.key)}
     content = {

@@ -4,8 +4,8 @@
         cluster.load(Path("image.tar"))
         run("--kubeconfig", cluster.plane.kubeconfig)
 
-Needs root and a few Debian packages (packages.py). The node lives in a sandbox (sandbox.py), so that what its end
-leaves on this machine is one empty control group and one directory, which `stop` removes.
+Needs root and a few Debian packages (packages.py). The node runs in a sandbox (sandbox.py), so when it ends, it leaves
+only one empty control group and one directory on this machine, and `stop` removes both.
 """
 
 import http.client
@@ -25,17 +25,17 @@ from hack.localcluster.nodefiles import NODE_NAME, PAUSE_IMAGE
 from hack.localcluster.wire import Wire
 
 NODE = "node"
-"""Among the processes of a cluster: the first of the sandbox, whose end is the end of all in it."""
+"""The name, among a cluster's processes, of the sandbox's first process; when it ends, all in the sandbox ends."""
 READY_SECONDS = 60.0
-"""Two or three are usual."""
+"""It usually takes two or three."""
 KUBELET, KUBE_PROXY = "kubelet.kubeconfig", "kube-proxy.kubeconfig"
 
 
 class NodeCluster:
-    """As a context manager, or `start` and `stop`. Tethered as a ControlPlane is."""
+    """Use it as a context manager, or call `start` and `stop`. Tethered like a ControlPlane."""
 
     def __init__(self, directory: Path | None = None, *, tethered: bool = True) -> None:
-        """Start nothing yet. Without a `directory` a temporary one is made; `stop` removes either."""
+        """Start nothing yet. Without a `directory`, `start` creates a temporary one; `stop` removes either."""
         self._directory = directory
         self._tethered = tethered
         self._wire: Wire | None = None
@@ -58,11 +58,11 @@ class NodeCluster:
         return self._plane
 
     def start(self) -> None:
-        """Start everything, and return when the node is ready for Pods; on any failure leave nothing behind.
+        """Start everything, and return when the node is ready for Pods; on any failure, leave nothing behind.
 
         Raises:
-            PackagesError: not root, or a package is missing.
-            BinariesError: what is to be started can't be built.
+            PackagesError: this user is not root, or a package is missing.
+            BinariesError: the programs can't be built.
             ControlPlaneError, WireError, OSError: something did not start.
         """
         packages.check()
@@ -81,7 +81,7 @@ class NodeCluster:
             raise
 
     def stop(self) -> None:
-        """End everything and leave nothing. Fine if it never started."""
+        """Stop everything and leave nothing. Fine if it never started."""
         if self._plane is not None:
             self._plane.stop()
         if self._wire is not None:
@@ -89,7 +89,7 @@ class NodeCluster:
             self._wire = None
 
     def load(self, image: Path) -> None:
-        """Give the node the images of an archive, as `docker save` writes it. Raises ControlPlaneError, OSError."""
+        """Load images from an archive, as `docker save` writes it. Raises ControlPlaneError, OSError."""
         load(self.plane.processes[NODE].pid, image)
 
     def _start_node(self, plane: ControlPlane, wire: Wire, programs: Path) -> None:
@@ -119,35 +119,35 @@ class NodeCluster:
             plane.check_alive()
             if time.monotonic() > deadline:
                 logs = [f"{log.name}:\n{log.read_text()[-2000:]}" for log in directory.glob("*.log")]
-                hint = f"not ready after {READY_SECONDS:.0f} s; does a firewall keep {wire.node} from {plane.url}?"
+                hint = f"not ready after {READY_SECONDS:.0f} s; does a firewall block {wire.node} from {plane.url}?"
                 raise ControlPlaneError("\n".join([f"the node was {hint}", *logs]))
             time.sleep(0.1)
 
 
 def clear(wire: Wire) -> None:
-    """Remove what the end of a node leaves, unless another has its number by now. Raises OSError, WireError."""
+    """Remove what a node leaves when it ends, unless another has its number by now. Raises OSError, WireError."""
     if not wire.is_anothers():
         wire.remove()
         cgroups.remove(wire.name)
 
 
 def load(node: int, image: Path) -> None:
-    """Give the images of an archive to the node whose first process is `node`. Raises ControlPlaneError, OSError."""
+    """Load images from an archive into the node whose first process is `node`. Raises ControlPlaneError, OSError."""
     inside = ["nsenter", "--target", str(node), "--mount", "--pid"]
     ctr = ["ctr", "--namespace=k8s.io", "images", "import", "-"]
     with image.open("rb") as content:  # opened here: the node has other files at some of our paths
         done = subprocess.run([*inside, *ctr], stdin=content, capture_output=True, check=False)
     if done.returncode != 0:
-        raise ControlPlaneError(f"the node did not take the image: {done.stderr.decode().strip()}")
+        raise ControlPlaneError(f"the node could not load the image: {done.stderr.decode().strip()}")
 
 
 def _only_child(plane: ControlPlane, pid: int) -> int:
-    """Of a process that is about to have one. Raises ControlPlaneError."""
+    """The child of a process that is about to have one. Raises ControlPlaneError."""
     deadline = time.monotonic() + READY_SECONDS
     while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         plane.check_alive()
         if time.monotonic() > deadline:
-            raise ControlPlaneError(f"the sandbox did not come up within {READY_SECONDS:.0f} s")
+            raise ControlPlaneError(f"the sandbox did not start within {READY_SECONDS:.0f} s")
         time.sleep(0.02)
     return int(children[0])
 

@@ -1,4 +1,4 @@
-"""What a node's services are started with. Paths are those in the sandbox; relative ones, in the node's directory."""
+"""Configuration of a node's services. Paths are those in the sandbox; relative ones are in the node's directory."""
 
 import json
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ NODE_NAME = "local-node"
 PAUSE_IMAGE = "localhost/pause:local"
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 CNI_DIRECTORIES = (Path("/usr/lib/cni"), Path("/usr/libexec/cni"), Path("/opt/cni/bin"))
-"""Where Debian's package, that of Fedora, and everybody else, has the network plugins."""
+"""Where Debian, Fedora, and everyone else install the network plugins."""
 
 CONTAINERD = """\
 version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.internal.v1.opt"]  # it would make a directory outside of these
+disabled_plugins = ["io.containerd.internal.v1.opt"]  # it would create a directory outside of these
 [grpc]
 address = "{socket}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 # Without CAP_SYS_RESOURCE a process may not make itself less likely to be killed, and every sandbox would fail.
 restrict_oom_score_adj = true
-disable_apparmor = true  # its profile would stay in the machine's kernel
+disable_apparmor = true  # its profile would remain in the machine's kernel
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{cni}"
 conf_dir = "{directory}/cni"
@@ -43,7 +43,7 @@ KUBELET: Mapping[str, Any] = {
     "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
     "volumePluginDir": "/var/lib/kubelet/volume-plugins",
     "resolvConf": "resolv.conf",
-    # The node has a part of this machine, and leaves the rest of it alone.
+    # The node uses a part of this machine, and leaves the rest alone.
     "cgroupDriver": "cgroupfs",
     "cgroupsPerQOS": False,
     "enforceNodeAllocatable": [],
@@ -55,13 +55,13 @@ KUBELET: Mapping[str, Any] = {
 
 
 def write(directory: Path, wire: Wire, *, programs: Path) -> None:
-    """All but the kubeconfigs, which belong beside them as `kubelet.kubeconfig` and `kube-proxy.kubeconfig`."""
+    """Write all files except `kubelet.kubeconfig` and `kube-proxy.kubeconfig`, which belong next to them."""
     plugins = next((path for path in CNI_DIRECTORIES if (path / "ptp").exists()), CNI_DIRECTORIES[0])
     (directory / "containerd.toml").write_text(
         CONTAINERD.format(socket=CONTAINERD_SOCKET, pause=PAUSE_IMAGE, cni=plugins, directory=directory)
     )
     (directory / "kubelet.json").write_text(json.dumps(KUBELET))
-    (directory / "resolv.conf").write_text("")  # nothing in the cluster needs a name that it doesn't have itself
+    (directory / "resolv.conf").write_text("")  # nothing in the cluster needs DNS names from outside
     (directory / "cni").mkdir()
     (directory / "cni" / "10-pods.conflist").write_text(json.dumps(network(wire)))
     services = {
@@ -86,7 +86,7 @@ def write(directory: Path, wire: Wire, *, programs: Path) -> None:
 
 
 def network(wire: Wire) -> dict[str, Any]:
-    """Each Pod on a wire of its own, so that every packet passes kube-proxy's rules; a bridge needs br_netfilter."""
+    """Each Pod has its own wire, so every packet passes kube-proxy's rules; a bridge would need br_netfilter."""
     addresses = {
         "type": "host-local",
         "ranges": [[{"subnet": wire.pods}]],

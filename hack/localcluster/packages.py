@@ -1,4 +1,4 @@
-"""What a node needs of the machine's own packages."""
+"""The machine's packages that a node needs."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ IMAGE_TOOLS = {
     "/usr/sbin/debootstrap": "debootstrap",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
-"""What makes images, and a base for them, where there is no Docker; by a file of each package."""
+"""Tools to build images and their base without Docker; each package by one of its files."""
 
 
 class PackagesError(Exception):
@@ -34,33 +34,35 @@ class PackagesError(Exception):
 
 def check() -> None:
     """Raises PackagesError unless a node can run here."""
-    _check_root("a node has namespaces, mounts and network interfaces of its own: run this as root, say with sudo")
+    _check_root("a node creates namespaces, mounts and network interfaces, which needs root; use sudo")
     if absent := sorted(set(missing())):
-        raise PackagesError(f"missing on this machine: {', '.join(absent)}. `hack/cluster packages` installs them")
+        raise PackagesError(
+            f"missing on this machine: {', '.join(absent)}; run `hack/cluster packages` to install them"
+        )
 
 
 def missing() -> Iterator[str]:
-    """The Debian packages of what isn't there yet."""
+    """The Debian packages that are missing."""
     yield from (package for program, package in PROGRAMS.items() if shutil.which(program) is None)
     if not any((path / "ptp").exists() for path in CNI_DIRECTORIES):
         yield NETWORK_PLUGINS
 
 
 def install(*, image_tools: bool) -> list[str]:
-    """Have apt-get install what is missing, and remove nothing for it; returns what that was. Raises PackagesError."""
+    """Install what is missing with apt-get, and remove nothing; returns the packages. Raises PackagesError."""
     tools = [package for file, package in IMAGE_TOOLS.items() if image_tools and not Path(file).exists()]
     wanted = sorted({*missing(), *tools})
     if not wanted:
         return []
-    _check_root("apt-get needs root: run this with sudo")
+    _check_root("apt-get needs root; use sudo")
     if shutil.which("apt-get") is None:
-        raise PackagesError(f"no apt-get here: install what your system calls {', '.join(wanted)}")
+        raise PackagesError(f"no apt-get here; install your system's packages for {', '.join(wanted)}")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    # --no-remove: Docker's own containerd.io, say, must not make way for Debian's containerd.
+    # --no-remove: for example, Debian's containerd must not replace Docker's containerd.io.
     for command in (["update", "--quiet"], ["install", "--quiet", "--yes", "--no-remove", "--no-install-recommends"]):
         arguments = wanted if command[0] == "install" else []
         if subprocess.run(["apt-get", *command, *arguments], env=environment, check=False).returncode != 0:
-            raise PackagesError(f"apt-get {command[0]} failed; its own words are above")
+            raise PackagesError(f"apt-get {command[0]} failed; see its output above")
     return wanted
 
 

@@ -1,8 +1,8 @@
-"""A node's own world on this machine.
+"""A node's sandbox on this machine.
 
-Network, mounts, processes and control groups are namespaces of their own. So whatever containers, kubelet and
-kube-proxy do, they do it in there, and killing the first process ends all of it: the kernel takes every process, mount,
-interface and rule along. It keeps the node's services running, as an init system would, and adopts what they orphan.
+Its network, mounts, processes and control groups are in separate namespaces. So everything that containers, the kubelet
+and kube-proxy do stays inside, and killing the first process ends all of it: the kernel removes every process, mount,
+interface and rule. The first process keeps the node's services running, and adopts orphans, as an init system would.
 """
 
 import json
@@ -21,9 +21,9 @@ from hack.localcluster.wire import Wire
 ROOT = Path(__file__).parents[2]
 RUN = (sys.executable, "-c", "from hack.localcluster import sandbox; sandbox.main()")
 OWN_DIRECTORIES = ("/var/lib", "/var/log")
-"""Where kubelet and containerd keep things at fixed places; in the sandbox these are in the node's directory."""
+"""Fixed paths of kubelet and containerd; in the sandbox, these directories are in the node's directory."""
 SERVICES = "services.json"
-"""In the node's directory: what to run, each a list of arguments by its name."""
+"""The file, in the node's directory, with the services by name; each is a list of arguments."""
 TUNABLES = {
     "vm/overcommit_memory": 1,
     "vm/panic_on_oom": 0,
@@ -32,19 +32,19 @@ TUNABLES = {
     "kernel/keys/root_maxkeys": 1_000_000,
     "kernel/keys/root_maxbytes": 25_000_000,
 }
-"""What a kubelet sets for the whole machine, as no namespace has these (setupKernelTunables in pkg/kubelet/cm)."""
+"""What a kubelet sets for the whole machine; there is no namespace for it (setupKernelTunables in pkg/kubelet/cm)."""
 RESTART_SECONDS = 1.0
 WIRE_SECONDS = 30.0
 
 
 def command(wire: Wire, directory: Path) -> list[str]:
-    """What to spawn, once the node's control group is there. Its only child is the sandbox's process 1."""
+    """The command to spawn once the node's control group exists. Its only child is the sandbox's process 1."""
     which = (str(wire.number), wire.token, str(directory))
     return ["/usr/bin/env", f"PYTHONPATH={ROOT}", *RUN, *which]
 
 
 def enter(wire: Wire, _directory: Path) -> None:
-    """Become the parent of a first process that has namespaces of its own; it is killed with us."""
+    """Become the parent of a first process in new namespaces; it is killed when we end."""
     cgroups.enter(wire.name)
     namespaces = ("--mount", "--net", "--uts", "--ipc", "--pid")
     unshare = ["unshare", *namespaces, "--fork", "--kill-child", "--mount-proc"]
@@ -52,7 +52,7 @@ def enter(wire: Wire, _directory: Path) -> None:
 
 
 def live(wire: Wire, directory: Path) -> None:
-    """In the sandbox, as process 1: set it up, then run the services until somebody kills us."""
+    """In the sandbox, as process 1: set it up, then run the services until we are killed."""
     services = json.loads((directory / SERVICES).read_text())
     programs = {Path(command[0]).parent for command in services.values() if "/" in command[0]}
     _mount(directory, {ROOT, Path(sys.base_prefix), directory, *programs})
@@ -60,7 +60,7 @@ def live(wire: Wire, directory: Path) -> None:
     deadline = time.monotonic() + WIRE_SECONDS
     while wire.far_end not in (name for _, name in socket.if_nameindex()):
         if time.monotonic() > deadline:
-            sys.exit(f"{wire.far_end} did not come within {WIRE_SECONDS:.0f} s")
+            sys.exit(f"the interface {wire.far_end} did not appear within {WIRE_SECONDS:.0f} s")
         time.sleep(0.02)
     wire.plug_in()
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
@@ -69,13 +69,13 @@ def live(wire: Wire, directory: Path) -> None:
 
 @contextmanager
 def _kept(needed: Collection[Path]) -> Iterator[None]:
-    """After what is mounted meanwhile, and may hide them, these directories are where they were."""
+    """Keep these directories at their paths, even if something that is mounted meanwhile hides them."""
     held = {path: os.open(path, os.O_PATH) for path in needed}
     yield
     for path, descriptor in held.items():
         if not path.exists():
             path.mkdir(parents=True)
-            # Not made canonical, or it would be the new directory of that name.
+            # If mount made this canonical, it would be the new directory with the same name.
             mount("--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{descriptor}", str(path))
         os.close(descriptor)
 
@@ -86,7 +86,7 @@ def mount(*arguments: str) -> None:
 
 
 def _mount(directory: Path, needed: Collection[Path]) -> None:
-    mount("--make-rshared", "/")  # kubelet expects what it mounts to be seen in containers; ours still end here
+    mount("--make-rshared", "/")  # containers must see what the kubelet mounts; our mounts still end in this namespace
     cgroups.mount_own(Path("/sys/fs/cgroup"))
     for place in OWN_DIRECTORIES:
         own = directory / place.strip("/").replace("/", "-")
@@ -95,7 +95,7 @@ def _mount(directory: Path, needed: Collection[Path]) -> None:
             mount("--bind", str(own), place)
     with _kept(needed):
         mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
-    # A kubelet writes these only where they differ: it finds what it wants, and the machine keeps what it has.
+    # A kubelet writes these only if they differ. So it sees the values it wants, and the machine keeps its own.
     tunables = directory / "tunables"
     tunables.mkdir()
     for name, value in TUNABLES.items():
@@ -105,7 +105,7 @@ def _mount(directory: Path, needed: Collection[Path]) -> None:
 
 
 def _run(services: Mapping[str, Sequence[str]], directory: Path) -> None:
-    # Each child is kept until it is reaped here: one that is dropped, Popen itself reaps in passing.
+    # Keep each child until it is reaped here: if one is dropped, Popen reaps it at some point.
     started: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
     def start(name: str) -> None:
@@ -116,7 +116,7 @@ def _run(services: Mapping[str, Sequence[str]], directory: Path) -> None:
     for name in services:
         start(name)
     while True:
-        pid, status = os.wait()  # also for orphans, which process 1 gets
+        pid, status = os.wait()  # also reaps orphans, which process 1 adopts
         if pid in started:
             name, child = started.pop(pid)
             child.returncode = os.waitstatus_to_exitcode(status)
@@ -125,6 +125,6 @@ def _run(services: Mapping[str, Sequence[str]], directory: Path) -> None:
 
 
 def main() -> None:
-    """Of RUN, with [--inside] WIRE TOKEN DIRECTORY: first it enters, then it lives there."""
+    """The program RUN, with [--inside] WIRE TOKEN DIRECTORY: first enter the sandbox, then live in it."""
     *inside, number, token, directory = sys.argv[1:]
     (live if inside else enter)(Wire(int(number), token), Path(directory))

@@ -1,7 +1,7 @@
 """`python tethered.py PARENT COMMAND...`: become COMMAND, and be killed when the process PARENT ends, however it ends.
 
-The kernel does the killing (PR_SET_PDEATHSIG), so it also works when PARENT gets SIGKILL. It is a program of its own
-because code between fork and exec of a threaded Python can deadlock. Standard library only: it starts in 20 ms.
+The kernel does the killing (PR_SET_PDEATHSIG), so it also works when PARENT gets SIGKILL. It is a separate
+program because code between fork and exec can deadlock in a threaded Python. Standard library only: it starts in 20 ms.
 """
 
 import ctypes
@@ -13,11 +13,11 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    """Replace this process by the command; the request to be killed survives the exec."""
+    """Replace this process with the command; the request to be killed survives the exec."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent:  # it ended before the kernel knew whom to watch
+    if os.getppid() != parent:  # it ended before the prctl
         sys.exit("the parent is gone")
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
 

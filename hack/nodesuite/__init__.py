@@ -1,1 +1,1 @@
-"""Runs tests/e2e/node, in which Pods really pull: on a node of our own (hack/e2e-node), on kind, on any cluster."""
+"""Runs tests/e2e/node, where Pods really pull: on a local node (hack/e2e-node), on kind, or on any cluster."""

@@ -24,13 +24,15 @@ PYTEST = {"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]}
 
 
 @click.command(context_settings=PYTEST)
-@click.option("--kubeconfig", type=click.Path(exists=True, path_type=Path), help="a cluster that has both images")
-@click.option("--base", metavar="IMAGE", help="of hack/image")
+@click.option(
+    "--kubeconfig", type=click.Path(exists=True, path_type=Path), help="use a cluster whose nodes have both images"
+)
+@click.option("--base", metavar="IMAGE", help="base image, as for hack/image")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]) -> None:
-    """Build the images, start a cluster with a node, and let Pods pull in it. ARGUMENTS, as `-k steady`, go to pytest.
+    """Build the images, start a cluster with a node, and let Pods pull. ARGUMENTS, such as `-k steady`, go to pytest.
 
-    Needs root, and what `hack/cluster packages` installs. Nothing stays, but for the images that Docker keeps.
+    Needs root, and what `hack/cluster packages` installs. Leaves nothing, except images that are in Docker.
     """
     leave_on_sigterm()
     try:
@@ -41,24 +43,24 @@ def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]
 
 
 def on_our_own(base: str | None, *arguments: str) -> int:
-    """Everything from scratch; returns pytest's exit code."""
+    """Set up everything, and run the tests; returns pytest's exit code."""
     packages.check()
-    with _step("programs"):  # before pytest, which would hide its progress
+    with _step("programs"):  # before pytest, which would hide the progress
         built()
         node_programs().find_or_build()
     with tempfile.TemporaryDirectory(prefix="e2e-node-") as scratch:
         images = Images(Path(scratch))
-        with _step("both images"), tempfile.TemporaryDirectory(prefix="image-store-") as store:
+        with _step("build both images"), tempfile.TemporaryDirectory(prefix="image-store-") as store:
             images.build(builders.with_own_store(builders.find(), Path(store)), base=base)
         code = 0
-        if not arguments:  # else they choose from the suite
-            with _step("our own node and image"):
+        if not arguments:  # arguments select tests of the suite
+            with _step("tests of the local node and the image"):
                 code = local(Path(scratch))
         with NodeCluster() as cluster:
-            with _step("images to the node"):
+            with _step("load the images into the node"):
                 cluster.load(images.controller)
                 cluster.load(images.standin)
-            with _step("Pods that pull"):
+            with _step("tests with Pods that pull"):
                 return suite(cluster.plane.kubeconfig, *arguments) or code
 
 

@@ -1,1 +1,1 @@
-"""The story that hack/demo tells: two commands fill a Secret and keep it valid, on a real Kubernetes API server."""
+"""The demo of hack/demo: two commands fill a Secret and keep it valid, on a real Kubernetes API server."""

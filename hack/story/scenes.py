@@ -1,4 +1,4 @@
-"""The scenes, in their order. Each shows what it does and claims what it saw; a claim that is untrue ends the story."""
+"""The scenes, in order. Each shows what it does, and then claims what it saw; a false claim ends the demo."""
 
 import os
 import subprocess
@@ -6,10 +6,10 @@ import time
 from itertools import pairwise
 
 from hack.localcluster import kubectl
-from hack.standin.mounted import USER
 from hack.story.screen import Screen, UntrueError, clock, life
 from hack.story.secret import PREFIX, Credential, Version
 from hack.story.stage import TENANT, TOKEN_SECONDS, Stage
+from testing.mounted import USER
 
 IDENTITY = "c95870ebffa72a258df087ea727ee92daf177e29/f067a9080d45a098"
 OTHER_IDENTITY = "c95870ebffa72a258df087ea727ee92daf177e29/0123456789abcdef"
@@ -20,7 +20,7 @@ CREATE = (
 ANNOTATE = f"kubectl annotate secret pull-secret {PREFIX}identity={IDENTITY}"
 REFRESHES = 3
 FILL_SECONDS = 10.0
-"""How long to wait for a fill before it counts as failed; it takes some 30 ms on a machine at rest."""
+"""How long to wait before a fill counts as failed; it takes some 30 ms on an idle machine."""
 SHOWN_METRICS = tuple(
     f"pull_secret_updater_{name}"
     for name in ("managed_claims", "mints_total", "refreshes_total", "expired_claims", "expired_seconds_total")
@@ -28,7 +28,7 @@ SHOWN_METRICS = tuple(
 
 
 def two_commands(stage: Stage, screen: Screen) -> None:
-    """The whole of the API, typed as it stands in the README."""
+    """The whole API, typed as in the README."""
     screen.heading("Two commands")
     _type(stage, screen, CREATE)
     _type(stage, screen, ANNOTATE)
@@ -43,25 +43,25 @@ def two_commands(stage: Stage, screen: Screen) -> None:
     (exchange,) = stage.issuer.exchanges(IDENTITY)
     credential = _credential(filled)
     screen.claim(
-        f"filled after {milliseconds:.0f} ms",
+        f"the controller filled the Secret after {milliseconds:.0f} ms",
         holds=annotated.credential is None and 0 < milliseconds < FILL_SECONDS * 1000,
-        detail="from kubectl's write to the controller's, both seen on one watch",
+        detail="between kubectl's write and its own, on one watch",
     )
     screen.claim(
-        f"a token for this identity, to pull from cgr.dev, good for {TOKEN_SECONDS} s",
+        f"the Secret has a token of this identity to pull from cgr.dev, valid for {TOKEN_SECONDS} s",
         holds=_is_good(credential, stage) and credential.expires_at - credential.issued_at == TOKEN_SECONDS,
         detail=f"until {clock(credential.expires_at)}",
     )
     screen.claim(
-        "minted for the controller's ServiceAccount, whose token the issuer verified",
+        "the issuer verified the controller's ServiceAccount token before it minted this one",
         holds=exchange.subject == USER and exchange.status == 200,
     )
 
 
 def somebody_else(stage: Stage, screen: Screen) -> None:
-    """All rights on Secrets are no right to an identity."""
-    screen.heading("Somebody else tries")
-    screen.say(f"{TENANT} may do everything with the Secrets of this namespace, but was not given the identity to use.")
+    """All rights on Secrets give no right to an identity."""
+    screen.heading("Someone else tries another identity")
+    screen.say(f"{TENANT} has all rights on Secrets in this namespace, but may not use the identity below.")
     may = _type(stage, screen, f"kubectl auth can-i '*' secrets --as={TENANT}")
     refused = _type(
         stage,
@@ -70,7 +70,7 @@ def somebody_else(stage: Stage, screen: Screen) -> None:
         succeeds=False,
     )
     screen.claim(
-        "refused by the admission policy",
+        "the admission policy refused it",
         holds=may.strip() == "yes"
         and "ValidatingAdmissionPolicy 'pull-secret-updater-use-identity'" in refused
         and f"you may not use {OTHER_IDENTITY}" in refused
@@ -79,37 +79,37 @@ def somebody_else(stage: Stage, screen: Screen) -> None:
 
 
 def it_stays_valid(stage: Stage, screen: Screen) -> None:
-    """Three lives of a token, each replaced before its end, in place."""
+    """Three tokens, each replaced in place before it expires."""
     screen.heading("It stays valid")
     for number in range(1, REFRESHES + 1):
         refresh(stage, screen, number)
     created, _annotated, *versions = stage.watch.versions()
     screen.claim(
-        f"still the same Secret, UID {created.nature[0]}",
+        f"it is still the same Secret, UID {created.nature[0]}",
         holds=all(version.nature == created.nature for version in versions),
-        detail=f"with its token number {len(stage.watch.filled())}",
+        detail=f"now with token number {len(stage.watch.filled())}",
     )
     screen.claim(
-        "since it was first filled, there was no moment without a valid token in it",
+        "since it was first filled, it has always had a valid token",
         holds=all(new.seen_at < _credential(old).expires_at for old, new in pairwise(versions))
         and time.time() < _credential(versions[-1]).expires_at,
     )
 
 
 def refresh(stage: Stage, screen: Screen, number: int) -> None:
-    """Wait for the refresh of this number, counted from 1, and show how early it came. Raises UntrueError."""
+    """Wait for this refresh, counted from 1, and show how early it came. Raises UntrueError."""
     old = _credential(stage.watch.filled()[number - 1])
     with screen.countdown(begins=old.issued_at, ends=old.expires_at) as draw:
         while len(stage.watch.filled()) <= number and time.time() < old.expires_at:
             draw()
     if len(stage.watch.filled()) <= number:
-        screen.claim(f"refresh {number} comes before the token expires", holds=False)
+        screen.claim(f"refresh {number} came before the token expired", holds=False)
     version = stage.watch.filled()[number]
     new = _credential(version)
     early = old.expires_at - version.seen_at
     bar = life(version.seen_at, begins=old.issued_at, ends=old.expires_at)
     screen.claim(
-        f"refresh {number}, {early:4.1f} s before expiry; the new token ends at {clock(new.expires_at)}",
+        f"refresh {number} came {early:4.1f} s before expiry; the new token expires at {clock(new.expires_at)}",
         holds=early > 0 and new.expires_at > old.expires_at and _is_good(new, stage),
         detail=bar,
     )
@@ -119,14 +119,14 @@ def what_an_operator_sees(stage: Stage, screen: Screen) -> None:
     """Events and metrics."""
     screen.heading("What an operator sees")
     events = _type(stage, screen, "kubectl events --for secret/pull-secret")
-    screen.claim("the first token is told by an Event, refreshes are not", holds=events.count("TokenWritten") == 1)
+    screen.claim("the first token has an Event, refreshes don't", holds=events.count("TokenWritten") == 1)
     metrics = stage.controller.metrics()
-    screen.say("Of /metrics, without the counters that are 0:")
+    screen.say("From /metrics, without counters that are 0:")
     lines = (line for line in metrics.text.splitlines() if line.startswith(SHOWN_METRICS))
     screen.answer("\n".join(line for line in lines if not ("{" in line and line.endswith(" 0.0"))))
     scheduled = metrics.value("refreshes_total", result="written", reason="scheduled")
     screen.claim(
-        f"one token minted for each write, {1 + scheduled:.0f} in all; none was refused, none expired",
+        f"{1 + scheduled:.0f} tokens were minted, one for each write; none was refused, none expired",
         holds=scheduled >= REFRESHES
         and metrics.value("refreshes_total", result="written") == 1 + scheduled
         and metrics.value("mints_total") == metrics.value("mints_total", result="Minted") == 1 + scheduled
@@ -135,8 +135,8 @@ def what_an_operator_sees(stage: Stage, screen: Screen) -> None:
 
 
 def look_around(stage: Stage, screen: Screen) -> None:
-    """Say how, and show each new token, until somebody ends it."""
-    screen.heading("Look around, until Ctrl-C takes all of it down")
+    """Show how to look around, and report each new token, until the user stops it."""
+    screen.heading("Look around; Ctrl-C stops everything")
     screen.command(f"export KUBECONFIG={stage.kubeconfig} PATH={kubectl().parent}:$PATH")
     screen.command("kubectl get secret pull-secret -o jsonpath='{.metadata.annotations}'")
     screen.command("kubectl events --for secret/pull-secret --watch")
@@ -150,19 +150,19 @@ def look_around(stage: Stage, screen: Screen) -> None:
             while len(stage.watch.filled()) == count:
                 draw()
         screen.say(
-            f"{clock(time.time())} a new token, good until {clock(_credential(stage.watch.filled()[-1]).expires_at)}"
+            f"{clock(time.time())} a new token, valid until {clock(_credential(stage.watch.filled()[-1]).expires_at)}"
         )
 
 
 def _credential(version: Version) -> Credential:
     credential = version.credential
     if credential is None:
-        raise UntrueError("the Secret holds no token any more")
+        raise UntrueError("the Secret no longer has a token")
     return credential
 
 
 def _is_good(credential: Credential, stage: Stage) -> bool:
-    """Whether the issuer minted it, for the identity and the registry, and it is of the form that the registry asks."""
+    """Whether the issuer minted it for the identity and the registry, with the user that the registry expects."""
     return credential.token in stage.issuer.tokens and (credential.user, credential.subject, credential.audience) == (
         "_token",
         IDENTITY,
@@ -171,13 +171,13 @@ def _is_good(credential: Credential, stage: Stage) -> bool:
 
 
 def _type(stage: Stage, screen: Screen, line: str, *, succeeds: bool = True) -> str:
-    """Run the line in a shell, word for word; show it and what it says. Raises UntrueError if it ends otherwise."""
+    """Run the line in a shell, word for word, and show its output. Raises UntrueError unless it ends as expected."""
     screen.command(line)
-    # kubectl of the virtual environment first: the one that hack/requirements pins.
+    # The virtual environment's kubectl first: hack/requirements pins it.
     path = f"{kubectl().parent}:{os.environ['PATH']}"
     environment = {**os.environ, "KUBECONFIG": str(stage.kubeconfig), "PATH": path}
     done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
     screen.answer(done.stdout + done.stderr)
     if (done.returncode == 0) is not succeeds:
-        raise UntrueError(f"ended with {done.returncode}: {line}")
+        raise UntrueError(f"exit code {done.returncode} from: {line}")
     return done.stdout + done.stderr

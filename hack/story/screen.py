@@ -1,7 +1,7 @@
-"""What the reader sees: headings, commands with their answers, claims, and a token's life running out.
+"""What the user sees: headings, commands with their output, claims, and a token's life running out.
 
-On a terminal things move; elsewhere, say in a CI log, they are plain lines. A claim is only ever printed by `claim`,
-which is told whether it holds: so nothing untrue is said, and the story can fail.
+On a terminal things move; elsewhere, for example in a CI log, they are plain lines. Only `claim` prints a claim, and it
+raises if the claim is false: so the demo says nothing untrue, and can fail.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 104
-"""Of the picture, and at most of the story on a terminal: the longest command that can't be broken, and its margin."""
+"""The width of the picture, and the maximum on a terminal: the longest unbreakable command and its margin."""
 BAR_CELLS = 30
 FRAME_SECONDS = 0.1
 
 
 class UntrueError(Exception):
-    """What was to be claimed is not so."""
+    """A claim is false."""
 
 
 class Screen:
-    """Prints on standard output and, out of sight, on the page that becomes the picture."""
+    """Prints to standard output, and to a hidden page that becomes the picture."""
 
     def __init__(self) -> None:
         terminal = Console(highlight=False)
@@ -38,7 +38,7 @@ class Screen:
         )
 
     def heading(self, title: str) -> None:
-        """A new part of the story."""
+        """Begin a new part."""
         for console in (self._terminal, self._page):
             console.print()
             if console.is_terminal:
@@ -47,22 +47,22 @@ class Screen:
                 console.print(f"== {title}", markup=False)
 
     def say(self, sentence: str) -> None:
-        """Something to know."""
+        """Print a sentence."""
         self._print("  ", Text(sentence))
 
     def command(self, line: str) -> None:
-        """What is typed."""
+        """Print a command as if typed."""
         self._print(Text("$ ", style="dim"), Text(line, style="bold"))
 
     def answer(self, output: str) -> None:
-        """What comes back, line by line."""
+        """Print a command's output, line by line."""
         for line in output.strip().splitlines():
             self._print("  ", Text(line.rstrip(), style="dim"))
 
     def claim(self, sentence: str, *, holds: bool, detail: Text | str = "") -> None:
-        """State a fact, and after it some `detail`. Raises UntrueError if it isn't one."""
+        """State a fact, followed by a `detail`. Raises UntrueError if it doesn't hold."""
         if not holds:
-            raise UntrueError(f"not so: {sentence} {detail}".rstrip())
+            raise UntrueError(f"not true: {sentence} {detail}".rstrip())
         body = Text(sentence)
         if detail:
             body.append("  ").append_text(Text(str(detail), style="dim") if isinstance(detail, str) else detail)
@@ -70,7 +70,7 @@ class Screen:
 
     @contextlib.contextmanager
     def working(self, sentence: str) -> Iterator[Callable[[], str]]:
-        """While something takes time, say what; yields what tells how long it took so far."""
+        """While something takes time, say what it is; yields a function that returns how long it has taken."""
         began = time.monotonic()
 
         def took() -> str:
@@ -81,7 +81,7 @@ class Screen:
 
     @contextlib.contextmanager
     def countdown(self, *, begins: float, ends: float) -> Iterator[Callable[[], None]]:
-        """A life that runs out, both ends in seconds since the epoch. Yields what draws the next frame, and waits."""
+        """Show a life running out; both ends are seconds since the epoch. Yields a function: draw a frame, and wait."""
         if not self._terminal.is_terminal:
             yield lambda: time.sleep(FRAME_SECONDS)
             return
@@ -89,7 +89,7 @@ class Screen:
         def frame() -> Text:
             left = max(ends - time.time(), 0.0)
             return Text.assemble(
-                "  ", life(time.time(), begins=begins, ends=ends), f"  {left:4.1f} s of the token left"
+                "  ", life(time.time(), begins=begins, ends=ends), f"  the token is valid for another {left:4.1f} s"
             )
 
         with Live(frame(), console=self._terminal, transient=True, auto_refresh=False) as live:
@@ -101,7 +101,7 @@ class Screen:
             yield draw
 
     def save(self, path: Path, *, title: str) -> None:
-        """The picture of all that was printed so far."""
+        """Save a picture of everything that was printed so far."""
         self._page.save_svg(str(path), title=title)
 
     def _print(self, margin: Text | str, body: Text) -> None:
@@ -117,11 +117,11 @@ class Screen:
 
 
 def life(now: float, *, begins: float, ends: float) -> Text:
-    """A bar: what of a token's life is over at `now`, thick, and what is left, thin."""
+    """A bar: thick for the part of a token's life that is over at `now`, thin for the rest."""
     over = round(BAR_CELLS * min(max((now - begins) / (ends - begins), 0.0), 1.0))
     return Text.assemble(("━" * over, "green"), ("─" * (BAR_CELLS - over), "dim"))
 
 
 def clock(instant: float) -> str:
-    """The time of day, local."""
+    """The local time of day."""
     return datetime.fromtimestamp(instant).astimezone().strftime("%H:%M:%S")

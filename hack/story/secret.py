@@ -1,4 +1,4 @@
-"""The pull Secret as others see it: every version that a watch tells of, and the credential a kubelet would read."""
+"""The pull Secret as others see it: every version on a watch, and the credential that a kubelet would read."""
 
 import base64
 import json
@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import jwt
 
-from hack.standin.api import Api
-from hack.standin.follower import Follower
+from testing.api import Api
+from testing.follower import Follower
 
 PREFIX = "pull-secret-updater.chainguard.dev/"
 NAME = "pull-secret"
@@ -36,7 +36,7 @@ class Version:
     """One state of the Secret."""
 
     seen_at: float
-    """Seconds since the epoch: a moment after the API server had stored it."""
+    """Seconds since the epoch, a moment after the API server stored it."""
     seen_at_monotonic: float
     """The same, for differences."""
     secret: dict[str, Any] = field(repr=False)
@@ -44,19 +44,19 @@ class Version:
 
     @property
     def nature(self) -> tuple[str, ...]:
-        """What of a Secret stays the same for as long as it is the same one."""
+        """What never changes as long as it is the same Secret."""
         metadata = self.secret["metadata"]
         return metadata["uid"], metadata["creationTimestamp"], self.secret["type"]
 
     @property
     def identity(self) -> str | None:
-        """Who it asks to act as."""
+        """The identity that the Secret asks for."""
         identity: str | None = self.secret["metadata"].get("annotations", {}).get(PREFIX + "identity")
         return identity
 
 
 def read_credential(secret: dict[str, Any]) -> Credential | None:
-    """What a kubelet would log in to the registry with; None where it finds nothing that it could use."""
+    """The credential that a kubelet would use for the registry; None if there is no usable one."""
     try:
         entry = json.loads(base64.b64decode(secret["data"][KEY]))["auths"][REGISTRY]
         user, _, token = base64.b64decode(entry["auth"]).decode().partition(":")
@@ -74,7 +74,7 @@ def read_credential(secret: dict[str, Any]) -> Credential | None:
 
 
 class SecretWatch:
-    """A watch of its own on the Secret `pull-secret` of one namespace, from before it exists."""
+    """A watch on the Secret `pull-secret` of one namespace, from before it exists."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         path = f"/api/v1/namespaces/{namespace}/secrets?fieldSelector=metadata.name%3D{NAME}"
@@ -92,12 +92,12 @@ class SecretWatch:
         self._follower.__exit__(kind, error, trace)
 
     def versions(self) -> list[Version]:
-        """All that were seen so far, oldest first."""
+        """All versions seen so far, oldest first."""
         with self._lock:
             return list(self._versions)
 
     def filled(self) -> list[Version]:
-        """Of those, the first with each token."""
+        """The first version with each token."""
         first: dict[str, Version] = {}
         for version in self.versions():
             if credential := version.credential:
@@ -111,5 +111,5 @@ class SecretWatch:
         version = Version(seen_at=now, seen_at_monotonic=monotonic, secret=secret, credential=read_credential(secret))
         with self._lock:
             known = {one.secret["metadata"]["resourceVersion"] for one in self._versions}
-            if secret["metadata"]["resourceVersion"] not in known:  # a new list repeats what is known
+            if secret["metadata"]["resourceVersion"] not in known:  # a new list repeats known versions
                 self._versions.append(version)

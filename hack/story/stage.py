@@ -1,6 +1,6 @@
-"""Everything the story needs, set up step by step, and taken down whatever happens.
+"""Everything the demo needs, set up step by step, and taken down whatever happens.
 
-On a cluster that was given, what is there already is neither changed nor removed, and nothing of ours stays.
+On a user's cluster, the demo changes and removes nothing that was already there, and leaves nothing behind.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ import yaml
 from controller.kube.admission import POLICIES
 from hack.localcluster import ControlPlane
 from hack.localcluster.binaries import find_or_build
-from hack.standin import manifests
-from hack.standin.api import ApiError
-from hack.standin.behaviour import Behaviour
-from hack.standin.cluster import Cluster
-from hack.standin.controller import ControllerProcess
-from hack.standin.exchange import Issuer
-from hack.standin.issuer import IssuerThread
-from hack.standin.mounted import AUDIENCE, USER, MountedTokens
-from hack.standin.tokens import PublishedKeys
 from hack.story.screen import Screen
 from hack.story.secret import PREFIX, SecretWatch
+from testing import manifests
+from testing.api import ApiError
+from testing.behaviour import Behaviour
+from testing.cluster import Cluster
+from testing.controller import ControllerProcess
+from testing.exchange import Issuer
+from testing.issuer import IssuerThread
+from testing.mounted import AUDIENCE, USER, MountedTokens
+from testing.tokens import PublishedKeys
 
 DEMO_NAMESPACE = "pull-secret-demo"
 TOKEN_SECONDS = 30
@@ -44,24 +44,24 @@ SCENERY: list[manifests.Manifest] = [
         "subjects": [{"apiGroup": GROUP, "kind": "User", "name": TENANT}],
     },
 ]
-"""The namespace of the story, and a tenant with all rights on the Secrets in it."""
+"""The demo's namespace, and a tenant with all rights on the Secrets in it."""
 MISPLACED = {
     "metadata": {"name": "probe", "annotations": {f"{PREFIX}identity": "probe"}},
     "type": "Opaque",
 }
-"""What the policy use-identity refuses whoever asks."""
+"""A Secret that the policy use-identity refuses to everyone."""
 
 
 class StageError(Exception):
-    """The story can't be told on this cluster; the message says why and what to do."""
+    """The demo can't run on this cluster; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What is there when the story begins."""
+    """What has been set up when the demo begins."""
 
     kubeconfig: Path
-    """Of an admin, whose default namespace is the demo's."""
+    """An admin's kubeconfig, with the demo's namespace as default."""
     issuer: Issuer
     controller: ControllerProcess
     watch: SecretWatch
@@ -69,11 +69,11 @@ class Stage:
 
 @contextmanager
 def set_up(screen: Screen, *, kubeconfig: Path | None, directory: Path) -> Iterator[Stage]:
-    """The stage, on the cluster of `kubeconfig` or one of our own. Secrets of ours stay in `directory`.
+    """Set up the stage, on the cluster of `kubeconfig` or a new one. Our private files stay in `directory`.
 
     Raises:
         StageError, BinariesError, ControlPlaneError, ClusterError, ControllerError: it can't be set up.
-        UntrueError: what was set up does not hold.
+        UntrueError: a claim about what was set up is false.
     """
     with ExitStack() as stack:
         cluster = _cluster(screen, stack, kubeconfig=kubeconfig, directory=directory)
@@ -87,34 +87,34 @@ def set_up(screen: Screen, *, kubeconfig: Path | None, directory: Path) -> Itera
 
 def _cluster(screen: Screen, stack: ExitStack, *, kubeconfig: Path | None, directory: Path) -> Cluster:
     if kubeconfig is None:
-        programs = find_or_build()  # tells about itself where it has to build
+        programs = find_or_build()  # shows its own progress if it has to build
         with screen.working("starting etcd and kube-apiserver") as took:
             plane = stack.enter_context(ControlPlane(binaries=programs))
             seconds = took()
         kubeconfig, started = plane.kubeconfig, f"started in {seconds}"
     else:
-        started = "the one you gave"
+        started = "your cluster"
     cluster = Cluster(kubeconfig, directory=directory)
     cluster.address()
     version = cluster.api.get("/version")["gitVersion"]
     rbac = "rbac.authorization.k8s.io" in {group["name"] for group in cluster.api.get("/apis")["groups"]}
-    screen.claim(f"a Kubernetes API server, {version}, at {cluster.url}", holds=rbac, detail=started)
+    screen.claim(f"the Kubernetes API server {version} is running at {cluster.url}", holds=rbac, detail=started)
     return cluster
 
 
 def _install(screen: Screen, stack: ExitStack, cluster: Cluster, *, given: bool) -> None:
-    """manifests/, a namespace for the story, and a tenant in it with all rights on Secrets."""
+    """Apply manifests/, a namespace for the demo, and a tenant in it with all rights on Secrets."""
     with screen.working("applying manifests/") as took:
         if given:
             _refuse_to_meddle(cluster)
         wanted = manifests.render(cluster)
         new = manifests.missing(cluster, wanted)
-        if given:  # before they are made, so that nothing stays if we are interrupted meanwhile
+        if given:  # before we create them, so that nothing stays if we are interrupted
             stack.callback(_remove, screen, cluster, new)
         cluster.kubectl("apply", "--filename=-", input=manifests.dump([*new, *SCENERY]))
         enforced = _within(POLICY_SECONDS, lambda: _refuses_misplaced(cluster))
     screen.claim(
-        f"manifests/ applied, all but the Deployment: {len(wanted)} objects; the admission policies are enforced",
+        f"manifests/ is applied without the Deployment, {len(wanted)} objects; the admission policies are enforced",
         holds=enforced,
         detail=took(),
     )
@@ -124,10 +124,10 @@ def _issuer(screen: Screen, stack: ExitStack, cluster: Cluster, mounted: Mounted
     trust = PublishedKeys(cluster.api.get, audience=AUDIENCE)
     issuer = Issuer(trust, subject=USER, default=Behaviour(lifetime_seconds=TOKEN_SECONDS))
     stack.enter_context(IssuerThread(issuer))
-    # Also fetches the keys, so that the first fill isn't measured with it.
+    # This also fetches the keys, so that the first fill doesn't include it.
     bearer = asyncio.run(trust.claims(mounted.oidc_token.read_text()))
     screen.claim(
-        "a stand-in for the token issuer, which verifies its callers with the API server's own keys",
+        "a stand-in for the token issuer is running; it verifies its callers with the API server's keys",
         holds=bearer["sub"] == USER,
     )
     return issuer
@@ -149,28 +149,32 @@ def _controller(
         controller.wait_until_ready()
         metrics = controller.metrics()
     screen.claim(
-        f"the controller, as {USER} with its RBAC alone",
+        f"the controller runs as {USER} with only its RBAC",
         holds=config["requirePolicies"] is True and metrics.value("policy_installed") == len(POLICIES),
-        detail=f"ready in {took()}",
+        detail=took(),
     )
     return controller
 
 
 def _refuse_to_meddle(cluster: Cluster) -> None:
-    """Raises StageError where another controller would join in, or ours would write into Secrets of others."""
+    """Raises StageError if another controller would interfere, or ours would write into others' Secrets."""
     deployments = "/apis/apps/v1/deployments?labelSelector=app.kubernetes.io%2Fname%3Dpull-secret-updater"
     if cluster.api.items(deployments):
-        raise StageError("a pull-secret-updater is installed in this cluster already: it would join in")
+        raise StageError(
+            "pull-secret-updater is already installed in this cluster and would interfere; use another cluster"
+        )
     for secret in cluster.api.items("/api/v1/secrets?fieldSelector=metadata.name%3Dpull-secret"):
         if any(key.startswith(f"{PREFIX}identity") for key in secret["metadata"].get("annotations", {})):
             where = f"{secret['metadata']['namespace']}/pull-secret"
-            raise StageError(f"the Secret {where} asks for an identity already: it would get a token of the stand-in")
+            raise StageError(
+                f"the Secret {where} already asks for an identity: the stand-in would fill it; use another cluster"
+            )
     if cluster.kubectl("get", "namespace", DEMO_NAMESPACE, check=False).returncode == 0:
-        raise StageError(f"the namespace {DEMO_NAMESPACE} is there already: delete it, or wait for the other demo")
+        raise StageError(f"the namespace {DEMO_NAMESPACE} already exists; delete it, or wait for the other demo to end")
 
 
 def _refuses_misplaced(cluster: Cluster) -> bool:
-    """Whether the API server refuses, by policy, what that forbids to everybody: a new one takes a moment to work."""
+    """Whether the policy already refuses what it forbids to everyone: a new policy takes a moment to work."""
     try:
         cluster.api.post(f"/api/v1/namespaces/{DEMO_NAMESPACE}/secrets?dryRun=All", MISPLACED)
     except ApiError as error:
@@ -180,16 +184,16 @@ def _refuses_misplaced(cluster: Cluster) -> bool:
 
 def _remove(screen: Screen, cluster: Cluster, applied: list[manifests.Manifest]) -> None:
     with screen.working("removing what was applied"):
-        # A namespace takes along what is in it; only, a cluster without controllers has nobody to see to that.
+        # Deleting a namespace deletes what is in it, but not on a cluster without kube-controller-manager.
         contents = ("secrets,events", "--all", f"--namespace={DEMO_NAMESPACE}")
         cluster.kubectl("delete", *contents)
         ours = [*SCENERY, *applied]
         manifests.remove(cluster, ours)
-    screen.claim("what was applied is removed again", holds=manifests.missing(cluster, ours) == ours)
+    screen.claim("everything that was applied has been removed", holds=manifests.missing(cluster, ours) == ours)
 
 
 def _within(seconds: float, look: Callable[[], bool]) -> bool:
-    """Whether it was so at some time within so many seconds."""
+    """Whether `look` returned true within this time."""
     deadline = time.monotonic() + seconds
     while not look():
         if time.monotonic() > deadline:

@@ -11,15 +11,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hack.localcluster import ControlPlane
-from hack.standin.controller import ControllerProcess
-from hack.standin.exchange import AUDIENCE, Issuer
-from hack.standin.issuer import IssuerThread
-from hack.standin.mounted import MountedTokens
-from hack.standin.tokens import PublishedKeys
+from testing.controller import ControllerProcess
+from testing.exchange import AUDIENCE, Issuer
+from testing.issuer import IssuerThread
+from testing.mounted import MountedTokens
+from testing.tokens import PublishedKeys
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.controllers import Controllers
@@ -116,18 +117,23 @@ def observer(cluster: Cluster) -> Iterator[Observer]:
 
 
 @pytest.fixture(scope="session")
+def mounted(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MountedTokens]:
+    """The files of the Pod that a node would run."""
+    with MountedTokens(cluster, tmp_path_factory.mktemp("mounted") / "files") as fresh:
+        yield fresh
+
+
+@pytest.fixture(scope="session")
 def controllers(
-    cluster: Cluster, manifests: str, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster, mounted: MountedTokens, issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Controllers]:
     """All controllers of the session. At its end nothing that they, or anyone, printed may hold a credential."""
-    directory = tmp_path_factory.mktemp("controllers")
-    with MountedTokens(cluster, directory / "mounted") as mounted:
-        everyone = Controllers(cluster, issuer, mounted, directory=directory)
-        try:
-            yield everyone
-            everyone.stop()
-        finally:
-            everyone.end()
+    everyone = Controllers(cluster, issuer, mounted, directory=tmp_path_factory.mktemp("controllers"))
+    try:
+        yield everyone
+        everyone.stop()
+    finally:
+        everyone.end()
     assert everyone.find_leaks() == []
 
 
@@ -157,12 +163,12 @@ def controller(controllers: Controllers) -> Iterator[Callable[..., ControllerPro
 
 
 @pytest.fixture
-def tenants(cluster: Cluster, observer: Observer) -> Iterator[Callable[[], Tenant]]:
+def tenants(cluster: Cluster, observer: Observer) -> Iterator[Callable[..., Tenant]]:
     """Makes namespaces, each with an identity of its own; their Secrets go when the test ends."""
     made: list[Tenant] = []
 
-    def make() -> Tenant:
-        made.append(Tenant(cluster, observer))
+    def make(**options: Any) -> Tenant:
+        made.append(Tenant(cluster, observer, **options))
         return made[-1]
 
     yield make

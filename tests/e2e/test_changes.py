@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from hack.standin.behaviour import Behaviour
-from hack.standin.exchange import Issuer
-from tests.e2e.support.tenant import FILL_SECONDS, Tenant, filled_for, new_identity, token
+from testing.behaviour import Behaviour
+from testing.exchange import Issuer
+from tests.e2e.support.tenant import AT_ONCE_SECONDS, FILL_SECONDS, Tenant, filled_for, new_identity, token
 
 pytestmark = pytest.mark.usefixtures("shared_controller")
 LONG = Behaviour(lifetime_seconds=600)  # a fifth of it is longer than any test here
@@ -34,12 +34,12 @@ def fence(tenants: Callable[[], Tenant]) -> Callable[[], None]:
     return pass_it
 
 
-def test_an_emptied_secret_is_refilled_within_a_second_and_without_a_mint(filled: Tenant, issuer: Issuer) -> None:
+def test_an_emptied_secret_is_refilled_at_once_and_without_a_mint(filled: Tenant, issuer: Issuer) -> None:
     old = token(filled.secret())
     began = time.time()
     filled.set_config({})
     refilled = filled.filled()
-    assert refilled.at - began < 1
+    assert refilled.at - began < AT_ONCE_SECONDS
     assert token(refilled.secret) == old
     assert issuer.minted(filled.identity) == 1
 
@@ -48,7 +48,7 @@ def test_another_identity_gets_its_token_at_once(filled: Tenant, issuer: Issuer)
     other = new_identity()
     began = time.time()
     filled.annotate(identity=other)
-    assert filled.filled(other).at - began < 1
+    assert filled.filled(other).at - began < AT_ONCE_SECONDS
     assert issuer.minted(other) == 1
 
 
@@ -64,7 +64,7 @@ def test_a_new_refresh_value_mints_at_once(filled: Tenant, issuer: Issuer) -> No
     old = token(filled.secret())
     began = time.time()
     filled.annotate(refresh="please")
-    assert filled.replaced(old).at - began < 1
+    assert filled.replaced(old).at - began < AT_ONCE_SECONDS
     assert issuer.minted(filled.identity) == 2
 
 
@@ -95,7 +95,12 @@ def test_many_edits_of_others_at_once_all_survive(filled: Tenant) -> None:
         filled.patch({"metadata": {"labels": {f"label-{number}": "x"}}})
     after = filled.replaced(old)
     assert (
-        len(filled.wait(lambda secret: len(secret["metadata"].get("labels", {})) == 20, timeout=1).secret["data"]) == 1
+        len(
+            filled.wait(lambda secret: len(secret["metadata"].get("labels", {})) == 20, timeout=FILL_SECONDS).secret[
+                "data"
+            ]
+        )
+        == 1
     )
     assert token(filled.secret()) == token(after.secret)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from hack.standin.controller import CONFIG, ControllerProcess
-from hack.standin.exchange import Issuer
+from testing.controller import CONFIG, ControllerProcess
+from testing.exchange import Issuer
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import Tenant
@@ -40,7 +40,7 @@ class Rendered:
         """As the Pod of the Deployment."""
         container = self.container()
         assert CONFIG in container["args"], "the file is where the stand-in for the Pod looks for it"
-        env = {each["name"]: each["value"] for each in container["env"]}
+        env = {each["name"]: each["value"] for each in container.get("env", ())}
         return start(args=tuple(container["args"]), env=env, config=self.configuration())
 
 

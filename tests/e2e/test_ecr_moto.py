@@ -23,9 +23,10 @@ from multidict import CIMultiDict
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.http import AiohttpTransport, Stream, Transport, Unreachable, fetch
+from controller.net.transport import AiohttpTransport, Stream, Transport, Unreachable, fetch
 from controller.providers import TYPES, aws
-from controller.providers.base import Tools
+from controller.providers.contract import Tools
+from controller.providers.settings import ProviderSettings
 
 ACCOUNT = "123456789012"
 IDENTITY = f"arn:aws:iam::{ACCOUNT}:role/pull"
@@ -92,7 +93,7 @@ class Moto:
 
     async def iam(self, action: str, **parameters: str) -> bytes:
         """Change something in IAM, while no action is checked."""
-        service = aws.Service(self.tools, "iam", "us-east-1", self.url, 10)
+        service = aws.Service(self.tools, "iam", "us-east-1", self.url, ProviderSettings(type="iam"))
         form = "&".join(f"{name}={value}" for name, value in {"Action": action, **parameters}.items())
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         reply = await service.ask(form.encode(), headers, keys=aws.Keys("root", "root", None))
@@ -129,7 +130,7 @@ class Moto:
             **settings,
         }
         checked = config.load(None, {"providers": {"ecr": content}}).providers["ecr"]
-        token = await TYPES["ecr"]("ecr", checked, self.tools).mint(IDENTITY, (REGISTRY,))
+        token = await TYPES["ecr"](checked, self.tools).mint(IDENTITY, (REGISTRY,))
         assert (token.username, token.password) == ("AWS", f"{ACCOUNT}-auth-token")
         return token
 
@@ -160,6 +161,9 @@ def running(directory: Path) -> Iterator[str]:
 def tools_of(transport: Transport, now: Callable[[], float]) -> Tools:
     """What the controller would hand to a provider."""
     return Tools(
+        name="ecr",
+        timeout_seconds=10.0,
+        default_lifetime_seconds=None,
         transport=transport,
         proof=proof,
         now=now,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hack.standin.exchange import Issuer
+from testing.exchange import Issuer
 from tests.e2e.support import kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.requests import AuditLog

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from hack.standin.api import Watch
-from hack.standin.follower import Follower
+from testing.api import Watch
+from testing.follower import Follower
 from tests.e2e.support.cluster import Cluster
 
 PATH = "/apis/rbac.authorization.k8s.io/v1/clusterroles"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from controller import config
-from hack.standin.api import Api, ApiError
+from testing.api import Api, ApiError
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.installed import overlay
 
@@ -35,7 +35,7 @@ def pick(objects: list[Object], kind: str, name: str | None = None) -> Object:
 
 def environment(objects: list[Object]) -> dict[str, str]:
     (container,) = pick(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {each["name"]: each["value"] for each in container["env"]}
+    return {each["name"]: each["value"] for each in container.get("env", ())}
 
 
 def rules(role: Object) -> set[Rule]:
@@ -115,7 +115,6 @@ def test_a_name_changed_at_its_source_is_followed_everywhere(cluster: Cluster, t
             "kind: ServiceAccount\nmetadata: {name: controller,",
             "kind: ServiceAccount\nmetadata: {name: filler,",
         ),
-        ("rbac.yaml", "resourceNames: [pull-secret]", "resourceNames: [regcred]"),
     ):
         path = tmp_path / "manifests" / file
         assert path.read_text().count(old) == 1
@@ -131,9 +130,26 @@ def test_a_name_changed_at_its_source_is_followed_everywhere(cluster: Cluster, t
     assert pod["volumes"][0]["configMap"]["name"] == pick(named, "ConfigMap")["metadata"]["name"]
     (condition,) = pick(named, "ValidatingAdmissionPolicy", POLICIES[1])["spec"]["matchConditions"]
     assert condition["expression"] == "request.userInfo.username == 'system:serviceaccount:elsewhere:filler'"
-    assert environment(named) == {"PULL_SECRET_UPDATER_SECRET_NAME": "regcred"}
-    (watched,) = pick(named, "ValidatingAdmissionPolicy", POLICIES[2])["spec"]["variables"]
-    assert watched["expression"] == "['regcred']"
+    assert environment(named) == {}
+    for objects in (named, namespaces):
+        user, *_ = pick(objects, "ValidatingAdmissionPolicy", POLICIES[2])["spec"]["variables"]
+        assert user["expression"] == "'system:serviceaccount:elsewhere:filler'.split(':')"
+
+
+def test_what_the_configuration_watches_is_what_rbac_allows(base: list[Object]) -> None:
+    ((_, _, names, _),) = rules(pick(base, "ClusterRole", "pull-secret-updater-secrets"))
+    assert names == config.load(MANIFESTS / "config.yaml").secret_names
+
+
+def test_a_configuration_that_says_something_else_than_a_component_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text((MANIFESTS / "config.yaml").read_text().replace("# secretNames:", "secretNames:"))
+    scope = environment(render(cluster, overlay(tmp_path, "scope-cluster")))["PULL_SECRET_UPDATER_SCOPE"]
+    with pytest.raises(config.ConfigError, match="secretNames: is only used in scope name; set scope, or remove it"):
+        config.load(file, {"scope": scope})
+    file.write_text("scope: name\n" + file.read_text())
+    with pytest.raises(config.ConfigError, match="scope: a flag or the environment sets it to another value"):
+        config.load(file, {"scope": scope})
 
 
 @pytest.mark.usefixtures("manifests")
@@ -141,8 +157,6 @@ def test_scope_cluster_reads_secrets_of_any_name_and_warns_of_none(cluster: Clus
     objects = render(cluster, overlay(tmp_path, "scope-cluster"))
     assert rules(pick(objects, "ClusterRole", "pull-secret-updater-secrets")) == {("", "secrets", (), ON_SECRETS)}
     assert environment(objects) == {"PULL_SECRET_UPDATER_SCOPE": "cluster"}
-    (watched,) = pick(objects, "ValidatingAdmissionPolicy", POLICIES[2])["spec"]["variables"]
-    assert watched["expression"] == "[object.metadata.name]"
     accepted(cluster, objects)
 
 
@@ -168,8 +182,6 @@ def test_scope_namespaces_reads_secrets_of_the_listed_namespaces_only(cluster: C
         "PULL_SECRET_UPDATER_SCOPE": "namespaces",
         "PULL_SECRET_UPDATER_NAMESPACE": listed,
     }
-    (watched,) = pick(objects, "ValidatingAdmissionPolicy", POLICIES[2])["spec"]["variables"]
-    assert watched["expression"] == f"'{listed}'.split(' ')"
     accepted(cluster, [each for each in objects if each["metadata"].get("namespace") not in listed.split()])
 
 

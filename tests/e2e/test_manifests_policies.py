@@ -1,6 +1,7 @@
 """What the admission policies of manifests/ refuse and let pass, as real calls by the users they are about."""
 
 import base64
+import contextlib
 import json
 import re
 import secrets
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hack.standin.api import Api, ApiError
+from testing.api import Api, ApiError
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import eventually
 
@@ -33,7 +34,8 @@ WRITTEN = (
 )  # fmt: skip
 PULL = "kubernetes.io/dockerconfigjson"
 KEY = ".dockerconfigjson"
-BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
+GROUP = "/apis/admissionregistration.k8s.io/v1"
+BINDINGS = f"{GROUP}/validatingadmissionpolicybindings"
 
 CONTROLLER = "system:serviceaccount:pull-secret-updater:controller"
 
@@ -83,10 +85,12 @@ def allow(cluster: Cluster, namespace: str, user: str, rule: dict[str, Any]) -> 
         "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
     }
     cluster.api.post(f"{group}/rolebindings", binding)
+    resource, _, subresource = rule["resources"][0].partition("/")
     asked = {
         "namespace": namespace,
         "group": rule["apiGroups"][0],
-        "resource": rule["resources"][0],
+        "resource": resource,
+        "subresource": subresource,
         "name": rule.get("resourceNames", [""])[0],
         "verb": rule["verbs"][0],
     }
@@ -179,12 +183,129 @@ def test_the_controller_changes_nothing_but_what_it_writes(
     assert "pull-secret-updater-own-writes" in message
 
 
+THIEVES = {
+    "emptied": {"managedFields": [{}]},
+    "emptied by a list of none": {"managedFields": []},
+    "another's": {
+        "managedFields": [
+            {
+                "manager": "pull-secret-updater",
+                "operation": "Update",
+                "apiVersion": "v1",
+                "time": "2026-01-02T03:04:05Z",
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:metadata": {"f:annotations": {}}},
+            }
+        ]
+    },
+    "unreadable": {
+        "managedFields": [
+            {
+                "manager": "x",
+                "operation": "Update",
+                "apiVersion": "v9",
+                "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:x": {}},
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("metadata", THIEVES.values(), ids=THIEVES.keys())
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metadata": {"labels": {"a": "b"}}},
+        {"metadata": {"labels": {"there": "changed"}}},
+        {"metadata": {"annotations": {"example.com/a": "b"}}},
+        {"data": {"new": "eQ=="}},
+        {"data": {"other": "eQ=="}},
+    ],
+    ids=str,
+)
+def test_who_has_stolen_the_controllers_token_can_not_hide_what_it_sends(
+    cluster: Cluster, as_controller: Api, namespace: str, metadata: dict[str, Any], change: dict[str, Any]
+) -> None:
+    body = secret(identity="a/b")
+    body["metadata"]["labels"] = {"there": "x"}
+    cluster.api.post(path(namespace), body)
+    sent = {**change, "metadata": {**metadata, **change.get("metadata", {})}}
+    assert "own-writes" in refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), sent))
+    # Nor in two steps.
+    with contextlib.suppress(ApiError):
+        as_controller.patch(path(namespace, "pull-secret"), {"metadata": metadata})
+    assert "own-writes" in refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), change))
+    as_controller.patch(path(namespace, "pull-secret"), annotated(error="x"))
+
+
+@pytest.fixture
+def mutated(cluster: Cluster, namespace: str) -> Iterator[None]:
+    """Admission adds a label, an annotation and a data key to every update, and changes them each time."""
+    name = f"test-{secrets.token_hex(4)}"
+    stamp = "object.metadata.resourceVersion"
+    spec = {
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "resourceRules": [
+                {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["secrets"]}
+            ],
+        },
+        "mutations": [
+            {
+                "patchType": "ApplyConfiguration",
+                "applyConfiguration": {
+                    "expression": (
+                        f"Object{{metadata: Object.metadata{{labels: {{'stamp': {stamp}}}, "
+                        f"annotations: {{'example.com/stamp': {stamp}}}}}, data: {{'stamp': 'eA=='}}}}"
+                    )
+                },
+            }
+        ],
+    }
+    cluster.api.post(f"{GROUP}/mutatingadmissionpolicies", {"metadata": {"name": name}, "spec": spec})
+    binding = {"metadata": {"name": name}, "spec": {"policyName": name}}
+    cluster.api.post(f"{GROUP}/mutatingadmissionpolicybindings", binding)
+    try:
+        probe = secret("probe")
+        cluster.api.post(path(namespace), probe)
+
+        def enforced() -> bool:
+            changed = cluster.api.patch(path(namespace, "probe"), {"metadata": {"labels": {"n": secrets.token_hex(2)}}})
+            return "stamp" in changed["metadata"]["labels"]
+
+        eventually(enforced, timeout=20, what="the mutating policy is in force")
+        yield
+    finally:
+        cluster.api.delete(f"{GROUP}/mutatingadmissionpolicybindings/{name}")
+        cluster.api.delete(f"{GROUP}/mutatingadmissionpolicies/{name}")
+
+
+@pytest.mark.usefixtures("mutated")
+def test_what_other_peoples_admission_adds_to_a_refresh_does_not_make_it_refused(
+    cluster: Cluster, as_controller: Api, namespace: str
+) -> None:
+    current = cluster.api.post(path(namespace), secret(identity="a/b"))
+    stamps = set()
+    for number in range(3):
+        change = fill(current) | {"data": {KEY: encoded({"auths": {"cgr.dev": {"auth": "eDp5", "n": number}}})}}
+        current = as_controller.patch(path(namespace, "pull-secret"), change)
+        stamps.add(current["metadata"]["labels"]["stamp"])
+        assert "stamp" in current["data"]
+    assert len(stamps) == 3
+    # And what the controller itself sends is judged as ever.
+    refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), {"metadata": {"labels": {"a": "b"}}}))
+    refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), {"metadata": {"labels": {"stamp": "b"}}}))
+
+
 def test_the_controller_changes_no_secret_that_asks_for_no_identity(
     cluster: Cluster, as_controller: Api, namespace: str
 ) -> None:
     created = cluster.api.post(path(namespace), secret(paused="true"))
     message = refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), fill(created)))
-    assert "only pull Secrets that ask for it" in message
+    assert "only pull Secrets that ask for an identity" in message
 
 
 @pytest.fixture
@@ -214,7 +335,7 @@ def test_the_controller_changes_no_secret_of_another_type(
     there = eventually(created, timeout=10, what="the policy spares the namespace")
     assert there is not None
     message = refusal(lambda: as_controller.patch(path(namespace, "pull-secret"), fill(there)))
-    assert "only pull Secrets that ask for it" in message
+    assert "only pull Secrets that ask for an identity" in message
 
 
 def test_the_controller_creates_deletes_and_replaces_nothing(
@@ -320,6 +441,66 @@ def test_a_tenant_needs_use_for_every_one_of_eight_identities(
         assert "p7:a/b" in refusal(lambda: as_tenant.post(dry, eight))
 
 
+def may_create_tokens(service_account: str) -> dict[str, Any]:
+    """The right that a ServiceAccount's own users have."""
+    return {
+        "apiGroups": [""],
+        "resources": ["serviceaccounts/token"],
+        "resourceNames": [service_account],
+        "verbs": ["create"],
+    }
+
+
+def test_a_service_account_may_be_named_by_who_may_create_its_tokens_or_use_the_identity_and_by_nobody_else(
+    cluster: Cluster, as_tenant: Api, namespace: str, user: str
+) -> None:
+    dry, proven = f"{path(namespace)}?dryRun=All", secret(identity="a/b", service_account="builder")
+    told = f"you may not use a/b in namespace {namespace}, nor create tokens of the ServiceAccount builder"
+    assert told in refusal(lambda: as_tenant.post(dry, proven))
+    allow(cluster, "pull-secret-updater", user, may_create_tokens("builder"))
+    allow(cluster, namespace, user, may_create_tokens("another"))
+    assert told in refusal(lambda: as_tenant.post(dry, proven))
+    allow(cluster, namespace, user, may_create_tokens("builder"))
+    as_tenant.post(dry, proven)
+    as_tenant.post(dry, secret(identity="c/d", service_account="builder"))
+    assert "you may not use a/b" in refusal(lambda: as_tenant.post(dry, secret(identity="a/b", service_account="x")))
+    allow(cluster, namespace, user, may_use("a/b"))
+    as_tenant.post(dry, secret(identity="a/b", service_account="x"))
+
+
+def test_who_may_only_create_tokens_may_not_let_the_controller_prove(
+    cluster: Cluster, as_tenant: Api, namespace: str, user: str
+) -> None:
+    allow(cluster, namespace, user, may_create_tokens("builder"))
+    as_tenant.post(path(namespace), secret(identity="a/b", service_account="builder"))
+    where = path(namespace, "pull-secret")
+    as_tenant.patch(where, annotated(identity="c/d", refresh="now"))
+    for change in ({"service-account": None}, {"service-account": ""}, {"service-account": "x"}, {"identity.ecr": "x"}):
+        assert "you may not use " in refusal(lambda change=change: as_tenant.patch(where, annotated(**change)))  # type: ignore[misc]
+    as_tenant.patch(where, annotated(**{"identity.ecr": "x", "service-account.ecr": "builder"}))
+    assert "you may not use " in refusal(lambda: as_tenant.patch(where, annotated(**{"service-account.ecr": None})))
+
+
+def test_each_of_eight_identities_may_be_allowed_by_either_right(
+    cluster: Cluster, as_tenant: Api, namespace: str, user: str
+) -> None:
+    """With both rights asked for at each, it takes the most of the policy's cost budget that it can."""
+    for index in range(8):
+        allow(cluster, namespace, user, may_use(f"p{index}:a/b"))
+    allow(cluster, namespace, user, may_create_tokens("builder"))
+    identities, dry = {f"identity.p{index}": "a/b" for index in range(8)}, f"{path(namespace)}?dryRun=All"
+    for other in range(8):
+        accounts = {f"service-account.p{index}": "builder" if index < other else "x" for index in range(8)}
+        as_tenant.post(dry, secret(**identities, **accounts))
+    large = secret(**identities, **{f"service-account.p{index}": "x" * 253 for index in range(8)})
+    large["metadata"]["annotations"] |= {f"example.com/{index}": "x" * 200 for index in range(1000)}
+    as_tenant.post(dry, large)
+    no_use = {**identities, "identity.p7": "c/d", "service-account.p6": "builder", "service-account.p8": "builder"}
+    for _ in range(10):
+        eight = secret(**no_use)
+        assert "p7:c/d" in refusal(lambda eight=eight: as_tenant.post(dry, eight))  # type: ignore[misc]
+
+
 def test_a_secret_of_the_wrong_type_is_refused_and_the_message_says_what_to_do(
     cluster: Cluster, namespace: str
 ) -> None:
@@ -357,8 +538,34 @@ def test_who_annotates_a_secret_that_is_not_watched_is_warned(
     where = f"--namespace={namespace}"
     cluster.api.post(path(namespace), secret(name))
     result = cluster.kubectl("annotate", "secret", name, where, f"{OURS}identity=a/b")
-    assert (
-        "pull-secret-updater watches only Secrets named pull-secret; this one will not be filled" in result.stderr
-    ) is warned
+    told = f"may not watch Secrets named {name} in namespace {namespace}; this one will not be filled"
+    assert (told in result.stderr) is warned
     again = cluster.kubectl("label", "secret", name, where, "a=b")
     assert again.stderr == ""
+
+
+def test_what_is_watched_is_what_rbac_allows_whatever_the_number_of_names(cluster: Cluster, namespace: str) -> None:
+    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["regcred", "more"], "verbs": ["watch"]}
+    allow(cluster, namespace, CONTROLLER, rule)
+    for name in ("regcred", "more"):
+        body = json.dumps({"apiVersion": "v1", "kind": "Secret", **secret(name, identity="a/b")})
+        created = cluster.kubectl("create", f"--namespace={namespace}", "--filename=-", input=body)
+        assert created.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "key", ["idenity", "Identity", "identities", "provider.ecr", "refresh.ecr", "paused.ecr", "errors", "identity-ecr"]
+)
+def test_an_annotation_that_means_nothing_is_warned_of(cluster: Cluster, namespace: str, key: str) -> None:
+    where = f"--namespace={namespace}"
+    cluster.api.post(path(namespace), secret(identity="a/b"))
+    result = cluster.kubectl("annotate", "secret", "pull-secret", where, f"{OURS}{key}=x")
+    assert f"pull-secret-updater does not know {OURS}{key}; annotations that it reads are identity" in result.stderr
+    assert cluster.kubectl("label", "secret", "pull-secret", where, "a=b").stderr == ""
+
+
+@pytest.mark.parametrize("key", [*INPUTS, *WRITTEN, *(f"{key}.ecr" for key in WRITTEN), "service-account.ecr"])
+def test_no_annotation_that_means_something_is_warned_of(cluster: Cluster, namespace: str, key: str) -> None:
+    cluster.api.post(path(namespace), secret())
+    result = cluster.kubectl("annotate", "secret", "pull-secret", f"--namespace={namespace}", f"{OURS}{key}=x")
+    assert result.stderr == ""

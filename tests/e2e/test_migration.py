@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hack.standin.controller import ControllerProcess
-from hack.standin.mounted import NAMESPACE
-from hack.standin.tokens import SigningKey
+from testing.controller import ControllerProcess
+from testing.mounted import NAMESPACE
+from testing.tokens import SigningKey
 from tests.e2e.support import kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.controllers import Controllers
@@ -153,7 +153,7 @@ def test_the_secret_of_the_go_controller_is_taken_over_in_place(
     assert after["metadata"]["labels"] == {"team": "a"}
     entry = tenant.config()["auths"]["cgr.dev"]
     assert base64.b64decode(entry["auth"]).decode() == f"{entry['username']}:{entry['password']}"
-    eventually(lambda: len(tenant.history()) == 2, timeout=1, what="one write, and its version seen")
+    eventually(lambda: len(tenant.history()) == 2, timeout=FILL_SECONDS, what="one write, and its version seen")
 
 
 @pytest.fixture

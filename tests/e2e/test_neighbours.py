@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hack.standin.behaviour import Behaviour, Fault
-from hack.standin.exchange import Issuer
+from testing.behaviour import Behaviour, Fault
+from testing.exchange import Issuer
 from tests.e2e.support.tenant import Tenant, new_identity
 
 SECRETS = 50
@@ -26,13 +26,14 @@ def test_a_hanging_and_a_refused_identity_slow_nobody_and_cost_one_request_a_ste
         tenants().create(hanging)
         tenants().create(refused)
     during = fill_seconds(tenants)
-    assert during < 2 * before + 0.1, f"{before:.3f} s at rest, {during:.3f} s beside them"
+    assert during < before + 1, f"{before:.3f} s at rest, {during:.3f} s beside them; a held worker costs 2 s"
 
     steps = issuer.wait_for(hanging, 4, timeout=30)
-    for number, (earlier, later) in enumerate(itertools.pairwise(steps)):
-        pause = later.asked_at - earlier.answered_at
-        # Doubling from 1 s, less a jitter of up to half; and not more than one request at a time.
-        assert 0.5 * 2**number - 0.1 < pause < 2**number + 1.5, f"{pause} s after request {number + 1}"
+    pauses = [later.asked_at - earlier.answered_at for earlier, later in itertools.pairwise(steps)]
+    # Doubling from 1 s, less a jitter of up to half. One of them may be cut short: a success of somebody else may mean
+    # that the issuer is back, so what waits is tried early, once a minute at most, and that try doesn't count.
+    assert all(0 < pause < 2**number + 1.5 for number, pause in enumerate(pauses)), pauses
+    assert sum(pauses) > 0.5 + 1.0, pauses
     assert len(issuer.exchanges(refused)) == 1, "the first step of a refusal is 15 s at least"
 
 

@@ -7,17 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from hack.standin.api import ApiError
-from hack.standin.behaviour import Behaviour
-from hack.standin.controller import COMMAND, ControllerProcess
-from hack.standin.exchange import Issuer
+from controller import __version__
+from hack import pki
+from testing.api import ApiError
+from testing.behaviour import Behaviour
+from testing.controller import COMMAND, ControllerProcess
+from testing.exchange import Issuer
+from testing.mounted import MountedTokens
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import Tenant, eventually
+from tests.e2e.support.tenant import AT_ONCE_SECONDS, FILL_SECONDS, Tenant, eventually
 
 Start = Callable[..., ControllerProcess]
-RECOVERY_SECONDS = 2
+REFUSED_RETRY_SECONDS = 35
+"""A refused list is tried again after 30 s at most."""
 RESULTS = ("written", "unchanged", "conflict", "failed", "refused")
 REASONS = ("new", "identity", "edited", "requested", "scheduled", "expired")
 PLAIN_SERIES = (
@@ -52,7 +57,7 @@ def test_metrics_tell_of_a_fill(controller: Start, tenant: Tenant) -> None:
     tenant.filled()
     eventually(
         lambda: running.metrics().value("refreshes_total", result="written", reason="new") == 1,
-        timeout=2,
+        timeout=FILL_SECONDS,
         what="the fill in the metrics",
     )
     metrics = running.metrics()
@@ -78,8 +83,90 @@ def test_ready_means_that_every_secret_has_been_listed(controller: Start, tenant
     assert starting.status("/healthz") == 200
 
 
+def test_without_rbac_it_is_not_ready_says_what_it_needs_and_is_ready_once_it_has_it(
+    controller: Start, cluster: Cluster, manifests: str, tenant: Tenant
+) -> None:
+    """Ready, it would take the place of a Pod that can still fill Secrets."""
+    cluster.kubectl("delete", "clusterrolebinding", "pull-secret-updater-secrets")
+    try:
+        starting = controller(ready=False)
+        told = (
+            "the API server refuses every watch: list secrets: 403 Forbidden, cannot list secrets at the cluster "
+            "scope; asked for Secrets named pull-secret in all namespaces\n"
+        )
+        eventually(lambda: starting.answer("/readyz") == (503, told), timeout=20, what="it says what it may not do")
+        assert starting.status("/healthz") == 200
+        assert starting.metrics().value("watch_refused") == 1
+    finally:
+        cluster.kubectl("apply", "--filename=-", input=manifests)
+    tenant.create()
+    tenant.filled(timeout=REFUSED_RETRY_SECONDS)
+    assert starting.status("/readyz") == 200
+
+
+def test_a_token_that_the_api_server_refuses_is_told_as_that_and_not_as_missing_policies(
+    controller: Start, cluster: Cluster, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(cluster.service_account_kubeconfig("pull-secret-updater", "controller").read_text())
+    content["users"][0]["user"]["token"] = "not-a-token"
+    (tmp_path / "config").write_text(yaml.safe_dump(content))
+    env = {"KUBECONFIG": str(tmp_path / "config")}
+
+    starting = controller(env=env, ready=False)
+    assert starting.wait(timeout=20) != 0
+    assert "the API server doesn't accept our credential: create selfsubjectreviews: 401" in starting.log()
+    assert "missing" not in starting.log()
+
+    starting = controller(env=env, config={"requirePolicies": False}, ready=False)
+    told = (
+        "the API server refuses every watch: list secrets: 401 Unauthorized; "
+        "asked for Secrets named pull-secret in all namespaces\n"
+    )
+    eventually(lambda: starting.answer("/readyz") == (503, told), timeout=20, what="it says what is refused")
+
+
+def test_with_a_wrong_token_file_it_is_not_ready_and_says_why(controller: Start, tmp_path: Path) -> None:
+    missing = tmp_path / "oidc-token"
+    starting = controller(provider={"tokenFile": str(missing)}, ready=False)
+    told = f"provider chainguard: ProofMissing: {missing}: FileNotFoundError\n"
+    eventually(lambda: starting.answer("/readyz") == (503, told), timeout=20, what="it says what is missing")
+    assert starting.status("/healthz") == 200
+
+
 def test_a_kubeconfig_does_in_place_of_a_pod(controller: Start, tenant: Tenant) -> None:
     controller(in_cluster=False)
+    tenant.create()
+    tenant.filled()
+
+
+@pytest.mark.parametrize(
+    ("flag", "env", "read"),
+    [
+        ((), {"KUBECONFIG": "/by-name:/by-another"}, "/by-name:/by-another"),
+        ((), {"KUBECONFIG": "/by-name", "PULL_SECRET_UPDATER_KUBECONFIG": "/ours"}, "/ours"),
+        (("--kubeconfig", "/flag"), {"KUBECONFIG": "/by-name", "PULL_SECRET_UPDATER_KUBECONFIG": "/ours"}, "/flag"),
+        ((), {"KUBECONFIG": "/by-name", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "/by-name"),
+        ((), {"KUBECONFIG": ""}, None),
+    ],
+)
+def test_a_kubeconfig_is_found_by_flag_then_by_our_variable_then_by_everyones(
+    flag: tuple[str, ...], env: dict[str, str], read: str | None
+) -> None:
+    """In a Pod too, as kubectl does it: who sets KUBECONFIG there means another cluster."""
+    result = subprocess.run([COMMAND, "run", *flag], env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert (f"{read} does not exist" if read else "not in a cluster") in result.stderr
+
+
+def test_a_kubeconfig_of_the_environment_is_used_and_named_at_the_start(
+    controller: Start, cluster: Cluster, tenant: Tenant
+) -> None:
+    path = cluster.service_account_kubeconfig("pull-secret-updater", "controller")
+    running = controller(env={"KUBECONFIG": f"/missing:{path}"})
+    (started,) = [json.loads(line) for line in running.log().splitlines() if "controller started" in line]
+    assert started["kubeconfig"].startswith("/missing:"), "the log redacts what is long enough to be a token"
+    assert started["version"] == __version__
+    assert running.metrics().value("build_info", version=__version__) == 1
     tenant.create()
     tenant.filled()
 
@@ -144,9 +231,19 @@ def test_where_no_policy_is_installed_an_opaque_secret_is_told_by_an_event(
         tenant.delete()
         began = time.time()
         tenant.create()
-        assert tenant.filled().at - began < RECOVERY_SECONDS
+        assert tenant.filled().at - began < AT_ONCE_SECONDS
     finally:
         installed.install(cluster, manifests)
+
+
+def test_an_api_server_that_is_not_the_one_of_our_ca_is_told_with_its_place_and_the_reason(
+    cluster: Cluster, controller: Start, mounted: MountedTokens, tmp_path: Path
+) -> None:
+    other = mounted.with_ca(tmp_path / "serviceaccount", pki.make_authority().certificate)
+    running = controller(env={"PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR": str(other)}, ready=False)
+    host, port = cluster.address()
+    told = f"{host}:{port}: certificate verify failed: "
+    eventually(lambda: told in running.log(), timeout=20, what=told)
 
 
 def admitted(tenant: Tenant) -> bool:

@@ -13,9 +13,9 @@ from itertools import pairwise
 import pytest
 
 from controller.providers import TYPES
-from hack.standin.controller import ControllerProcess
-from hack.standin.exchange import Issuer
-from hack.standin.wire import Servers
+from testing.controller import ControllerProcess
+from testing.exchange import Issuer
+from testing.wire import Servers
 from tests.e2e.support import kubelet, leaks
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.controllers import Controllers

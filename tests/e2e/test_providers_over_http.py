@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from controller.core.errors import MintError, Problem
-from controller.http import AiohttpTransport
-from hack.standin import wire
-from hack.standin.crusoe import ApiKey, Crusoe
-from hack.standin.wire import Hang, Reset, Scripted
+from controller.net.transport import AiohttpTransport
+from testing import wire
+from testing.crusoe import ApiKey, Crusoe
+from testing.wire import Hang, Reset, Scripted
 from tests.unit import contract_crusoe, contract_token_exchange
 from tests.unit.provider_world import Row, World
 from tests.unit.test_provider_contract import ROWS

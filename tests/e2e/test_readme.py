@@ -11,13 +11,14 @@ import pytest
 from prometheus_client import Metric
 
 from controller.core.annotations import Written, render_written
-from controller.telemetry import Census, Telemetry
+from controller.observe.metrics import Metrics
 from hack.localcluster import kubectl
-from hack.standin.exchange import Issuer
+from testing.exchange import Issuer
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.installed import ROOT
 from tests.e2e.support.observer import Observer
-from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, filled_for, token
+from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, Tenant, annotation, filled_for, token
+from tests.unit.fakes import NO_CLAIMS
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = ("hack/demo", "hack/test")
@@ -52,7 +53,7 @@ def test_every_command_of_the_readme_works_in_its_order(
     (identity,) = set(re.findall(r"\b[0-9a-f]{40}/[0-9a-f]{16}\b", "".join(blocks())))
     tools = f"{Path(sys.executable).parent}:{Path(kubectl()).parent}"
     environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)}
-    assert len(blocks()) == 7, "a block was added: does it belong into the count?"
+    assert len(blocks()) == 8, "a block was added: does it belong into the count?"
     first = ""
     for block in blocks():
         done = subprocess.run(
@@ -64,15 +65,41 @@ def test_every_command_of_the_readme_works_in_its_order(
             check=False,
         )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        if "go-template" in block:
+            assert f"default/pull-secret identity {identity}\n" in done.stdout
+            assert re.search(r"^default/pull-secret expires-at 20\d\d-\S+Z$", done.stdout, re.MULTILINE)
         if "kubectl create secret" in block:
             first = token(observer.wait("default", filled_for(identity), timeout=FILL_SECONDS).secret)
-    # The last block asked for a new token.
+    # One of the last blocks asked for a new token.
     observer.wait(
         "default",
         lambda secret: filled_for(identity)(secret) and token(secret) != first,
         timeout=FILL_SECONDS,
     )
     assert len(issuer.exchanges(identity)) == 2
+
+
+@pytest.mark.usefixtures("shared_controller")
+def test_the_command_for_when_something_is_wrong_shows_every_identity_and_error(
+    cluster: Cluster, tenant: Tenant
+) -> None:
+    further = {"identity.nobody": "x", "registries.nobody": "evil.example"}
+    tenant.create(annotations=further | {"multi": "line\nline"})
+    tenant.filled()
+    tenant.wait(lambda secret: bool(annotation(secret, "error.nobody")), timeout=FILL_SECONDS)
+    (command,) = [block for block in blocks() if "go-template" in block]
+    environment = {**os.environ, "PATH": f"{Path(kubectl()).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        env={**environment, "KUBECONFIG": str(cluster.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    mine = [line for line in done.stdout.splitlines() if line.startswith(f"{tenant.namespace}/pull-secret ")]
+    facts = [line.split(" ", 2)[1:] for line in mine]
+    assert [key for key, _ in facts] == ["error.nobody", "expires-at", "identity", "identity.nobody"]
+    assert dict(facts)["error.nobody"].startswith("ProviderUnknown: ")
 
 
 def test_the_readme_names_every_metric_and_annotation() -> None:
@@ -84,6 +111,7 @@ def test_the_readme_names_every_metric_and_annotation() -> None:
 
 
 def _families() -> Iterator[Metric]:
-    telemetry = Telemetry(providers=["any"], policies=["any"], relist_reasons=["any"])
-    telemetry.watch_census(lambda: Census(0, 0, 0.0, None, {}))
-    return (family for family in telemetry.registry.collect() if family.name.startswith("pull_secret_updater_"))
+    metrics = Metrics(providers=["any"], policies=["any"], relist_reasons=["any"])
+    metrics.watch_states(lambda: NO_CLAIMS, secrets=list)
+    metrics.watch_targets(dict)
+    return (family for family in metrics.registry.collect() if family.name.startswith("pull_secret_updater_"))

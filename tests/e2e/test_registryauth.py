@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hack import pki
-from hack.standin.registryauth import SERVICE, RegistryAuth
-from hack.standin.tokens import KeyTrust, SigningKey
+from testing.registryauth import SERVICE, RegistryAuth
+from testing.tokens import KeyTrust, SigningKey
 
 NOW = 1_800_000_000.0
 SCOPE = {"service": SERVICE, "scope": "repository:hello/first:pull"}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.errors import Problem
-from hack.standin.azure import AUDIENCE, CLIENT, REGISTRY, TENANT, Azure, entra_error, registry_error
-from hack.standin.tokens import SigningKey, Trust
-from hack.standin.wire import Answer
+from testing.azure import AUDIENCE, CLIENT, REGISTRY, TENANT, Azure, entra_error, registry_error
+from testing.tokens import SigningKey, Trust
+from testing.wire import Answer
 from tests.unit.provider_world import Row, World
 from tests.unit.virtual_time import Clock
 

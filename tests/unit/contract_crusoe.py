@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.errors import Problem
-from hack.standin.crusoe import Crusoe, refusal
-from hack.standin.tokens import Trust
+from testing.crusoe import Crusoe, refusal
+from testing.tokens import Trust
 from tests.unit.provider_world import Row, World
 from tests.unit.virtual_time import Clock
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from controller.core.errors import MintError, Problem
-from hack.standin.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
-from hack.standin.tokens import Trust
-from hack.standin.wire import Answer, Asked, in_json
+from testing.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
+from testing.tokens import Trust
+from testing.wire import Answer, Asked, in_json
 from tests.unit.provider_world import SUBJECT, Row, World
 from tests.unit.virtual_time import Clock
 

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from controller.core.errors import Problem
-from hack.standin.github import Github, refusal
-from hack.standin.tokens import Trust
+from testing.github import Github, refusal
+from testing.tokens import Trust
 from tests.unit.provider_world import Row, World
 from tests.unit.virtual_time import Clock
 

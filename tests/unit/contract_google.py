@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from controller.core.errors import Problem
-from hack.standin.google import AUDIENCE, PROVIDER, Google, api_error, oauth_error
-from hack.standin.tokens import Trust
-from hack.standin.wire import Answer
+from testing.google import AUDIENCE, PROVIDER, Google, api_error, oauth_error
+from testing.tokens import Trust
+from testing.wire import Answer
 from tests.unit.provider_world import Row, World
 from tests.unit.virtual_time import Clock
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from controller.core.errors import Problem
-from hack.standin.quay import Quay
-from hack.standin.tokens import Trust
-from hack.standin.wire import Answer, in_json
+from testing.quay import Quay
+from testing.tokens import Trust
+from testing.wire import Answer, in_json
 from tests.unit.provider_world import SUBJECT, Row, vendors_key
 from tests.unit.virtual_time import Clock
 

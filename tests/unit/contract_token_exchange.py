@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.errors import Problem
-from hack.standin.oauth import TokenExchange, refusal
-from hack.standin.tokens import Trust
+from testing.oauth import TokenExchange, refusal
+from testing.tokens import Trust
 from tests.unit.provider_world import Row, vendors_key
 from tests.unit.virtual_time import Clock
 

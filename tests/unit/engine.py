@@ -4,7 +4,7 @@
     engine.ask("team-a")                      # a Secret that asks for an identity
     async with engine.running():
         await engine.settle()                 # let what is due now happen; takes a millisecond
-        assert engine.password("team-a") == engine.issuer.tokens[-1]
+        assert engine.password("team-a") == engine.issuer.minted[-1]
         await asyncio.sleep(3600)
 
 Nothing of ours is replaced: requests to the API server end in `FakeApi`, those to an issuer in `Issuer`, both behind
@@ -22,23 +22,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from prometheus_client import generate_latest
 
 from controller.app import Controller
-from controller.config import Config
+from controller.config import AskingAccounts, Config, Limits, Removal
 from controller.core import dockerconfig
 from controller.core.annotations import Written, render_written
 from controller.core.model import Keep, Key, Refresh, Resolved, View
 from controller.core.policy import issued_for
-from controller.http import Stream, Unreachable
+from controller.core.targetconfig import TargetSettings
 from controller.kube.admission import POLICIES
 from controller.kube.client import KubeClient
 from controller.kube.reflector import RELIST_REASONS
+from controller.net.transport import Stream, Transport, Unreachable
+from controller.observe.metrics import Metrics
 from controller.providers.chainguard import USERNAME, ChainguardSettings
-from controller.telemetry import Telemetry
+from testing.wire import Wire
 from tests.unit.fake_api import FakeApi, Object
 from tests.unit.fake_issuer import Issuer, jwt
+from tests.unit.provider_world import WireTransport
+from tests.unit.queues import deadline
 from tests.unit.virtual_time import Clock
 
 PREFIX = "pull-secret-updater.chainguard.dev/"
@@ -92,6 +97,8 @@ class Engine:
     """Of the Secrets that are watched."""
     more_registries: tuple[str, ...] = ()
     """That the first provider is configured for, beside its own."""
+    targets: tuple[TargetSettings, ...] = ()
+    asking: AskingAccounts = AskingAccounts()  # noqa: RUF009 -- it is frozen
     lose_answers: int = 0
     """Of so many patches that the API server obeys."""
     log: list[MutableMapping[str, Any]] = field(default_factory=list)
@@ -103,6 +110,9 @@ class Engine:
         self.proof_file = self.directory / "oidc-token"
         self.proof_file.write_text(self.proof + "\n")
         self.issuers = {name: Issuer(self.clock, audience=self.registry(name)) for name in self.providers}
+        self.transports: Mapping[str, Transport] = {
+            name: WireTransport(Wire(issuer, clock=self.clock)) for name, issuer in self.issuers.items()
+        }
         settings = {
             name: ChainguardSettings(
                 type="chainguard",
@@ -113,7 +123,9 @@ class Engine:
             )
             for name in self.providers
         }
-        self.config = Config(providers=settings, secret_names=self.names)
+        self.config = Config(
+            providers=settings, secret_names=self.names, targets=self.targets, service_accounts=self.asking
+        )
         self.controller: Controller | None = None
         self.stopping = asyncio.Event()
 
@@ -138,10 +150,12 @@ class Engine:
         """Set or remove annotations of ours."""
         self.api.annotate(namespace, NAME, asking(**ours))
 
-    def set_config(self, namespace: str, config: Any) -> None:
+    def set_config(self, namespace: str, config: Any, *, manager: str = "kubectl-edit") -> None:
         """Change the content, as an editor of the Secret does."""
         raw = config if isinstance(config, bytes) else json.dumps(config).encode()
-        self.api.merge_patch(namespace, NAME, {"data": {".dockerconfigjson": base64.b64encode(raw).decode()}})
+        self.api.merge_patch(
+            namespace, NAME, {"data": {".dockerconfigjson": base64.b64encode(raw).decode()}}, manager=manager
+        )
 
     def annotation(self, namespace: str, key: str) -> str | None:
         """One annotation of ours."""
@@ -172,6 +186,13 @@ class Engine:
         """How many requests the issuers have seen."""
         return sum(len(issuer.requests) for issuer in self.issuers.values())
 
+    @property
+    def conflicts(self) -> float:
+        """How many of our writes met another version than they were decided on."""
+        samples = (sample for family in self.metrics.registry.collect() for sample in family.samples)
+        totals = (sample for sample in samples if sample.name == "pull_secret_updater_refreshes_total")
+        return sum(sample.value for sample in totals if sample.labels["result"] == "conflict")
+
     def told(self, namespace: str) -> list[str]:
         """The reasons of the warnings about a Secret, one per Event."""
         events = [event for event in self.api.events if event["metadata"]["namespace"] == namespace]
@@ -200,7 +221,7 @@ class Engine:
     async def running(self, *, alone: bool = True) -> AsyncIterator[Controller]:
         """Run a new controller; at the end it drains, and where it is alone, leaves no task."""
         controller, others = self.start(), asyncio.all_tasks()
-        task = asyncio.create_task(controller.run(self.stopping))
+        task = asyncio.create_task(controller.run(self.stopping, user=self.api.user))
         try:
             await self.settle()
             yield controller
@@ -215,15 +236,15 @@ class Engine:
     def start(self, *, client_type: type[KubeClient] = KubeClient) -> Controller:
         """A new controller, as after a restart."""
         self.stopping = asyncio.Event()
-        self.telemetry = Telemetry(providers=self.providers, policies=POLICIES, relist_reasons=RELIST_REASONS)
+        self.metrics = Metrics(providers=self.providers, policies=POLICIES, relist_reasons=RELIST_REASONS)
         client = client_type(
             access=self.api.access, requests=_InSteps(self), watches=self.api.transport, now=self.clock
         )
         self.controller = Controller(
             self.config,
             client=client,
-            issuers=self.issuers,
-            telemetry=self.telemetry,
+            issuers=self.transports,
+            metrics=self.metrics,
             now=self.clock,
             log=self.logger(),
         )
@@ -237,7 +258,7 @@ class Engine:
         """A logger whose entries end in `log`."""
 
         def keep(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-            self.log.append({**event, "level": method})
+            self.log.append({**event, "level": method, "at": self.clock()})
             raise structlog.DropEvent
 
         logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
@@ -249,11 +270,19 @@ class Engine:
         """The entries with that sentence."""
         return [entry for entry in self.log if entry["event"] == text]
 
+    def logged_with(self, beginning: str) -> list[MutableMapping[str, Any]]:
+        """The entries whose sentence begins so."""
+        return [entry for entry in self.log if entry["event"].startswith(beginning)]
+
+    def with_removal(self, removal: Removal) -> Config:
+        """The configuration with another brake."""
+        return msgspec.structs.replace(self.config, limits=Limits(removal=removal))
+
     # What must hold.
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample of a metric, by its name without prefix."""
-        value = self.telemetry.registry.get_sample_value(f"pull_secret_updater_{name}", labels)
+        value = self.metrics.registry.get_sample_value(f"pull_secret_updater_{name}", labels)
         assert value is not None, f"no metric {name} {labels}"
         return value
 
@@ -263,7 +292,7 @@ class Engine:
             [
                 *map(repr, self.log),
                 json.dumps(self.api.events),
-                generate_latest(self.telemetry.registry).decode(),
+                generate_latest(self.metrics.registry).decode(),
                 *(json.dumps(secret["metadata"]) for secret in self.api._secrets.values()),
             ]
         )
@@ -282,11 +311,11 @@ class Engine:
                 continue  # the end of one of them may be what it waits for
             if isinstance(decision, Keep | Refresh):
                 assert held, f"{view.key} has no deadline"
-                deadline, expiry = held[0].deadline(view.key), policy.expiry(view.claim)
-                if isinstance(decision, Keep) and deadline is not None:
+                due, expiry = deadline(held[0], view.key), policy.expiry(view.claim)
+                if isinstance(decision, Keep) and due is not None:
                     assert expiry is not None
                     # A JWT can end, by our clock, before it began; then it is looked at 10 s after it was issued.
-                    assert deadline <= max(expiry, now + 10), f"{view.key} is looked at after its end"
+                    assert due <= max(expiry, now + 10), f"{view.key} is looked at after its end"
 
     def views(self) -> Iterator[View]:
         """What the controller knows of every claim."""
@@ -299,7 +328,7 @@ def _mints_are_under_way() -> bool:
 
 
 def _holds(queue: Any, key: Key) -> bool:
-    return queue.deadline(key) is not None or queue.is_processing(key)
+    return deadline(queue, key) is not None or queue.is_processing(key)
 
 
 def _decoded(part: str) -> bytes:

@@ -6,10 +6,13 @@
     api.fail("watch", 429, retry_after=7)
     assert [request.verb for request in api.requests] == ["list", "watch"]
 
+Beside Secrets it has Namespaces and ServiceAccounts.
+
 Its answers were compared with those of a kube-apiserver 1.37: one resource version for the whole cluster; paged lists;
 watches with history and bookmarks once a minute; a watch from a version that was compacted away is answered 200 and
 an ERROR event, one from a version not reached yet 200 and silence; 504 for a list from there; 409 for a merge patch
-with a stale resource version; PartialObjectMetadata where it is asked for.
+with a stale resource version, and for an apply with one over an object that is there; PartialObjectMetadata where it
+is asked for.
 """
 
 from __future__ import annotations
@@ -22,22 +25,25 @@ import enum
 import json
 import re
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
-from controller.http import AiohttpTransport, Stream, Unreachable
 from controller.kube.client import KubeClient
+from controller.net.transport import AiohttpTransport, Stream, Unreachable
+from tests.unit.fake_issuer import jwt
 
 Object = dict[str, Any]
-Verb = Literal["list", "watch", "get", "create", "patch"]
+Verb = Literal["list", "watch", "get", "create", "patch", "delete"]
 
 BOOKMARK_SECONDS = 60.0
 _TYPE = "kubernetes.io/dockerconfigjson"
+_APPLY = "application/apply-patch+yaml"
+_RESOURCES = {"Secret": "secrets", "Namespace": "namespaces", "ServiceAccount": "serviceaccounts"}
 _PATH = re.compile(
-    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[^/]+)(?:/(?P<name>.+))?"
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<resource>[^/]+)(?:/(?P<name>.+?))?(?P<subresource>/token)?"
 )
 _REASONS = {
     400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired",
@@ -81,6 +87,7 @@ class Fault:
     body: bytes | None = None
     after_seconds: float = 0.0
     times: int = 1
+    namespace: str | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +95,14 @@ class _Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """The Secrets at one moment."""
+
+    resource_version: int
+    secrets: dict[tuple[str, str], Object]
 
 
 class _Refusal(Exception):
@@ -186,9 +201,26 @@ class FakeApi:
         self.gone_as_status = False
         """Answer a watch from a compacted version with HTTP 410 and not with an ERROR event."""
         self.latency_seconds = 0.0
+        self.admission: Callable[[Object], None] | None = None
+        """Changes what the controller writes, as somebody's mutating policy does."""
+        self.always_changing: str | None = None
+        """A namespace whose Secrets somebody changes just before each of our patches."""
+        self.missing_namespaces: set[str] = set()
+        """Where nothing can be created."""
+        self.service_accounts: set[tuple[str, str]] = set()
+        """(namespace, name) of those there are."""
+        self.may_create_tokens = True
+        self.issued_tokens: list[str] = []
+        """Of TokenRequests, in order."""
+        self._managers: dict[tuple[str, str], dict[str, str]] = {}
+        """Of each Secret the field managers, and when each wrote last."""
         self._secrets: dict[tuple[str, str], Object] = {}
+        self._others: dict[tuple[str, str, str], Object] = {}
+        """Namespaces and ServiceAccounts by resource, namespace and name."""
         self._events: dict[tuple[str, str], Object] = {}
         self._history: list[tuple[int, str, Object]] = []
+        self.cached: Backup | None = None
+        """What lists are answered from, where it isn't the truth."""
         self._faults: list[Fault] = []
         self._continued: dict[str, list[Object]] = {}
 
@@ -229,8 +261,9 @@ class FakeApi:
         """Set annotations; None removes one."""
         return self.merge_patch(namespace, name, {"metadata": {"annotations": dict(annotations)}})
 
-    def merge_patch(self, namespace: str, name: str, patch: Object) -> Object:
+    def merge_patch(self, namespace: str, name: str, patch: Object, *, manager: str = "kubectl-edit") -> Object:
         """Change a Secret as somebody else would."""
+        self._managers.setdefault((namespace, name), {})[manager] = self._timestamp()
         return self._store(_merged(self._secrets[namespace, name], patch))
 
     def delete_secret(self, namespace: str, name: str) -> None:
@@ -240,13 +273,83 @@ class FakeApi:
         last = {**secret, "metadata": {**secret["metadata"], "resourceVersion": str(self.resource_version)}}
         self._publish("DELETED", last)
 
+    def put_namespace(
+        self, name: str, *, labels: Mapping[str, str] | None = None, targets: str | None = None, ending: bool = False
+    ) -> None:
+        """Create a Namespace, or replace its labels; `targets` is our annotation."""
+        metadata: Object = {"name": name, "uid": f"namespace-{name}", "labels": {"kubernetes.io/metadata.name": name}}
+        if targets is not None:
+            metadata["annotations"] = {"pull-secret-updater.chainguard.dev/targets": targets}
+        metadata["labels"] |= labels or {}
+        if ending:
+            metadata["deletionTimestamp"] = self._timestamp()
+        self._put_other("namespaces", "", {"kind": "Namespace", "apiVersion": "v1", "metadata": metadata})
+
+    def delete_namespace(self, name: str) -> None:
+        """Delete a Namespace and everything in it."""
+        for namespace, secret in self.secrets:
+            if namespace == name:
+                self.delete_secret(namespace, secret)
+        for resource, namespace, account in [key for key in self._others if key[1] == name]:
+            self._delete_other(resource, namespace, account)
+        self._delete_other("namespaces", "", name)
+
+    def put_account(self, namespace: str, name: str = "default", *, secrets: Sequence[str] = (), **ours: str) -> None:
+        """Create a ServiceAccount, or replace its imagePullSecrets."""
+        before = self._others.get(("serviceaccounts", namespace, name), {"metadata": {}})
+        annotations = {f"pull-secret-updater.chainguard.dev/{key}": value for key, value in ours.items()}
+        metadata = {
+            "namespace": namespace,
+            "name": name,
+            "uid": f"account-{namespace}-{name}",
+            "annotations": {**before["metadata"].get("annotations", {}), **annotations},
+        }
+        account = {"kind": "ServiceAccount", "apiVersion": "v1", "metadata": metadata}
+        pulls = {"imagePullSecrets": [{"name": secret} for secret in secrets]} if secrets else {}
+        self._put_other("serviceaccounts", namespace, {**account, **pulls})
+
+    def annotate_account(self, namespace: str, name: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of a ServiceAccount; None removes one."""
+        before = self._others["serviceaccounts", namespace, name]
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        self._put_other("serviceaccounts", namespace, _merged(before, patch))
+
+    def account(self, namespace: str, name: str) -> Object:
+        """A copy of a ServiceAccount."""
+        return copy.deepcopy(self._others["serviceaccounts", namespace, name])
+
+    def pull_secrets(self, namespace: str, name: str = "default") -> list[str]:
+        """The imagePullSecrets of a ServiceAccount."""
+        account = self._others["serviceaccounts", namespace, name]
+        return [each["name"] for each in account.get("imagePullSecrets", [])]
+
+    def _put_other(self, resource: str, namespace: str, obj: Object) -> Object:
+        key = resource, namespace, obj["metadata"]["name"]
+        self.resource_version += 1
+        stored = {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.resource_version)}}
+        kind = "MODIFIED" if key in self._others else "ADDED"
+        self._others[key] = stored
+        self._publish(kind, stored)
+        return copy.deepcopy(stored)
+
+    def _delete_other(self, resource: str, namespace: str, name: str) -> None:
+        obj = self._others.pop((resource, namespace, name))
+        self.resource_version += 1
+        self._publish(
+            "DELETED", {**obj, "metadata": {**obj["metadata"], "resourceVersion": str(self.resource_version)}}
+        )
+
     def secret(self, namespace: str, name: str) -> Object:
         """A copy of a Secret; KeyError where there is none."""
         return copy.deepcopy(self._secrets[namespace, name])
 
     def config(self, namespace: str, name: str) -> Any:
-        """The .dockerconfigjson of a Secret, decoded."""
-        return json.loads(base64.b64decode(self._secrets[namespace, name]["data"][".dockerconfigjson"]))
+        """The .dockerconfigjson of a Secret, decoded; bytes that are no UTF-8 are replaced, as Go does."""
+        return json.loads(self.content(namespace, name).decode("utf-8", "replace"))
+
+    def content(self, namespace: str, name: str) -> bytes:
+        """The bytes of .dockerconfigjson."""
+        return base64.b64decode(self._secrets[namespace, name]["data"][".dockerconfigjson"])
 
     @property
     def secrets(self) -> list[tuple[str, str]]:
@@ -273,14 +376,23 @@ class FakeApi:
         self._history.clear()
         self._continued.clear()
 
-    def restore(self, resource_version: int) -> None:
-        """Go back in time, as a cluster restored from a backup does: newer Secrets are gone, watches break off."""
-        self.resource_version = resource_version
-        for key, secret in list(self._secrets.items()):
-            if int(secret["metadata"]["resourceVersion"]) > resource_version:
-                del self._secrets[key]
+    def backup(self) -> Backup:
+        """What `restore` brings back."""
+        return Backup(self.resource_version, copy.deepcopy(self._secrets))
+
+    def restore(self, backup: Backup, *, restart: bool = True) -> None:
+        """Go back in time, as a cluster does whose etcd is restored.
+
+        Without a `restart` of the API server its watch cache doesn't notice: lists are answered from what was there
+        before, and open watches stay open and are silent.
+        """
+        self.cached = None if restart else self.backup()
+        self.resource_version, self._secrets = backup.resource_version, copy.deepcopy(backup.secrets)
         self._history.clear()
-        self.break_off_watches()
+        if restart:
+            self.break_off_watches()
+        else:
+            self.mute_watches()
 
     # What a test does to the answers.
 
@@ -296,10 +408,12 @@ class FakeApi:
         body: bytes | None = None,
         after_seconds: float = 0.0,
         times: int = 1,
+        namespace: str | None = None,
     ) -> None:
         """Answer the next requests with a failure; None for `status` refuses the connection."""
         headers = {} if retry_after is None else {"retry-after": f"{retry_after:g}"}
-        self._faults.append(Fault(verb, resource, status, reason, cause, headers, body, after_seconds, times))
+        fault = Fault(verb, resource, status, reason, cause, headers, body, after_seconds, times, namespace)
+        self._faults.append(fault)
 
     def heal(self) -> None:
         """Forget every fault."""
@@ -343,21 +457,25 @@ class FakeApi:
     def answer(self, request: Request) -> _Answer:
         """The answer to anything but a watch."""
         self._authenticate(request)
-        match request.verb, request.resource:
-            case "list", "secrets":
-                return _json(200, self._list(request))
-            case "get", "secrets":
-                return self._object(request, self._find(request))
-            case "patch", "secrets":
-                return self._object(request, self._store(self._patched(request)))
-            case "create", "events":
-                return self._create_event(request)
-            case "patch", "events":
-                return self._patch_event(request)
-            case "create", "selfsubjectreviews":
-                return _json(201, {**request.json, "status": {"userInfo": {"username": self.user}}})
-            case "get", _ if request.path in self.objects:
-                return _json(200, self.objects[request.path])
+        answers: dict[tuple[Verb, str], Callable[[Request], _Answer]] = {
+            ("get", "secrets"): lambda asked: self._object(asked, self._find(asked)),
+            ("patch", "secrets"): self._patch_secret,
+            ("delete", "secrets"): self._delete,
+            ("get", "serviceaccounts"): lambda asked: _json(200, self._other(asked)),
+            ("patch", "serviceaccounts"): self._patch_account,
+            ("create", "serviceaccounts/token"): self._create_token,
+            ("create", "events"): self._create_event,
+            ("patch", "events"): self._patch_event,
+            ("create", "selfsubjectreviews"): lambda asked: _json(
+                201, {**asked.json, "status": {"userInfo": {"username": self.user}}}
+            ),
+        }
+        if request.verb == "list":
+            return _json(200, _listed_as(request.headers.get("Accept", ""), self._list(request)))
+        if (answer := answers.get((request.verb, request.resource))) is not None:
+            return answer(request)
+        if request.verb == "get" and request.path in self.objects:
+            return _json(200, self.objects[request.path])
         raise _Refusal(404 if request.verb == "get" else 405)
 
     def open_watch(self, request: Request) -> Watch:
@@ -380,7 +498,12 @@ class FakeApi:
     def take_fault(self, request: Request) -> Fault | None:
         """The next fault that is meant for this request."""
         for fault in self._faults:
-            if fault.verb in (None, request.verb) and fault.resource in (None, request.resource):
+            wanted = (
+                (fault.verb, request.verb),
+                (fault.resource, request.resource),
+                (fault.namespace, request.namespace),
+            )
+            if all(meant in (None, asked) for meant, asked in wanted):
                 fault.times -= 1
                 if fault.times <= 0:
                     self._faults.remove(fault)
@@ -394,16 +517,18 @@ class FakeApi:
 
     def _list(self, request: Request) -> Object:
         query = request.query
-        if int(query.get("resourceVersion") or "0") > self.resource_version:
+        present = self.cached or Backup(self.resource_version, self._secrets)
+        if int(query.get("resourceVersion") or "0") > present.resource_version:
             raise _Refusal(504, cause="ResourceVersionTooLarge")
         if token := query.get("continue"):
             if token not in self._continued:
                 raise _Refusal(410)
-            version, items = token.split(".")[0], self._continued.pop(token)
+            version, items = token.split(".")[0], self._continued[token]
         else:
             matches = _selector(request)
-            version = str(self.resource_version)
-            items = [secret for _, secret in sorted(self._secrets.items()) if matches(secret)]
+            version = str(present.resource_version)
+            others = [obj for _, obj in sorted(self._others.items()) if matches(obj)]
+            items = [secret for _, secret in sorted(present.secrets.items()) if matches(secret)] + others
         limit = int(query.get("limit") or "0") or len(items)
         metadata: Object = {"resourceVersion": version}
         if len(items) > limit:
@@ -418,10 +543,51 @@ class FakeApi:
             raise _Refusal(404)
         return secret
 
+    def _patch_secret(self, request: Request) -> _Answer:
+        if request.headers.get("Content-Type") == _APPLY:
+            return self._apply(request)
+        return self._object(request, self._store(self._patched(request)))
+
+    def _apply(self, request: Request) -> _Answer:
+        """A server-side apply with a resource version creates, or is refused."""
+        if request.namespace in self.missing_namespaces:
+            raise _Refusal(404)
+        if (request.namespace or "", request.name or "") in self._secrets:
+            raise _Refusal(409)
+        applied: Object = request.json
+        assert applied["metadata"].pop("resourceVersion") == "1"
+        applied["metadata"] |= {"uid": str(uuid.UUID(int=self.resource_version + 1))}
+        applied["metadata"] |= {"creationTimestamp": self._timestamp()}
+        self._managers[request.namespace or "", request.name or ""] = {request.query["fieldManager"]: self._timestamp()}
+        answer = self._object(request, self._store(applied))
+        return _Answer(201, answer.headers, answer.body)
+
+    def _delete(self, request: Request) -> _Answer:
+        present = self._find(request)["metadata"]
+        for key, value in request.json["preconditions"].items():
+            if present[key] != value:
+                raise _Refusal(409)
+        self.delete_secret(request.namespace or "", request.name or "")
+        return _json(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
+
+    def _other(self, request: Request) -> Object:
+        obj = self._others.get((request.resource, request.namespace or "", request.name or ""))
+        if obj is None:
+            raise _Refusal(404)
+        return obj
+
+    def _patch_account(self, request: Request) -> _Answer:
+        present, patch = self._other(request), request.json
+        if patch["metadata"].get("resourceVersion") != present["metadata"]["resourceVersion"]:
+            raise _Refusal(409)
+        return _json(200, self._put_other("serviceaccounts", request.namespace or "", _merged(present, patch)))
+
     def _patched(self, request: Request) -> Object:
         """The Secret after a patch, if what that was decided on is still so."""
         if request.headers.get("Content-Type") != "application/merge-patch+json":
             raise _Refusal(415)
+        if request.namespace == self.always_changing:
+            self.annotate(request.namespace or "", request.name or "", {"changed": str(self.resource_version)})
         patch: Object = request.json
         wanted = patch.get("metadata", {})
         present = self._find(request)["metadata"]
@@ -432,11 +598,19 @@ class FakeApi:
         patched: Object = _merged(self._find(request), patch)
         if patched["type"] != self._find(request)["type"]:
             raise _Refusal(422)
+        if self.admission is not None:
+            patched = copy.deepcopy(patched)
+            self.admission(patched)
+        managers = self._managers.setdefault((request.namespace or "", request.name or ""), {})
+        managers[request.query["fieldManager"]] = self._timestamp()
         return patched
 
     def _object(self, request: Request, obj: Object) -> _Answer:
         if "as=PartialObjectMetadata" in request.headers.get("Accept", ""):
-            obj = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
+            managers = self._managers.get((request.namespace or "", request.name or ""), {})
+            managed = [{"manager": manager, "time": time} for manager, time in managers.items()]
+            metadata = {**obj["metadata"], "managedFields": managed}
+            obj = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
         return _json(200, obj)
 
     def _create_event(self, request: Request) -> _Answer:
@@ -457,6 +631,28 @@ class FakeApi:
             raise _Refusal(404)
         self._events[key] = _merged(self._events[key], request.json)
         return self._object(request, self._events[key])
+
+    def _create_token(self, request: Request) -> _Answer:
+        asked: Object = request.json
+        spec, namespace = asked["spec"], request.namespace or ""
+        if not self.may_create_tokens:
+            raise _Refusal(403)
+        known = ("serviceaccounts", namespace, request.name) in self._others
+        if not known and (namespace, request.name) not in self.service_accounts:
+            raise _Refusal(404)
+        if (bound := spec.get("boundObjectRef")) is not None:
+            secret = self._secrets.get((namespace, bound["name"]))
+            if bound["kind"] != "Secret" or secret is None:
+                raise _Refusal(404)
+            if bound["uid"] != secret["metadata"]["uid"]:
+                raise _Refusal(409)
+        if spec["expirationSeconds"] < 600:
+            raise _Refusal(422)
+        sub = f"system:serviceaccount:{namespace}:{request.name}"
+        exp = int(self.clock()) + spec["expirationSeconds"]
+        token = jwt(aud=spec["audiences"], sub=sub, exp=exp, jti=len(self.issued_tokens))
+        self.issued_tokens.append(token)
+        return _json(201, {**asked, "status": {"token": token}})
 
     def _authenticate(self, request: Request) -> None:
         if request.headers.get("Authorization") != f"Bearer {self.accepted_token}":
@@ -600,16 +796,25 @@ class _Headers(dict[str, str]):
         return super().get(name.lower(), default)
 
 
+def _listed_as(accept: str, found: Object) -> Object:
+    if "as=PartialObjectMetadataList" not in accept:
+        return found
+    kinds = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+    items = [{**kinds, "metadata": item["metadata"]} for item in found["items"]]
+    return {**found, "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "items": items}
+
+
 def _request(at: float, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Request:
     parts = urlsplit(url)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     found = _PATH.fullmatch(parts.path)
     if found is None:
         raise AssertionError(f"no path of the Kubernetes API: {parts.path}")
-    verb: Verb = {"POST": "create", "PATCH": "patch"}.get(method, "get")  # type: ignore[assignment]
+    verb: Verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")  # type: ignore[assignment]
+    resource = found["resource"] + (found["subresource"] or "")
     if method == "GET" and found["name"] is None:
         verb = "watch" if query.get("watch") == "true" else "list"
-    where = found["resource"], found["namespace"], found["name"]
+    where = resource, found["namespace"], found["name"]
     return Request(at, method, parts.path, query, dict(headers), body, verb, *where)
 
 
@@ -622,9 +827,10 @@ def _selector(request: Request) -> Callable[[Object], bool]:
     def matches(obj: Object) -> bool:
         metadata = obj["metadata"]
         return (
-            request.namespace in (None, metadata["namespace"])
+            _RESOURCES[obj["kind"]] == request.resource
+            and request.namespace in (None, metadata.get("namespace"))
             and fields.get("metadata.name") in (None, metadata["name"])
-            and fields.get("type") in (None, obj["type"])
+            and fields.get("type") in (None, obj.get("type"))
         )
 
     return matches

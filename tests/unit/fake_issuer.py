@@ -1,4 +1,4 @@
-"""A Chainguard issuer in memory, behind the transport seam: it speaks status, headers and bytes.
+"""A Chainguard issuer in memory, a `Vendor` like those of testing; the one with signatures is testing/exchange.py.
 
 issuer = Issuer(clock)
 issuer.lifetime_seconds = 900
@@ -13,15 +13,11 @@ import asyncio
 import base64
 import email.utils
 import json
-import urllib.parse
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from multidict import CIMultiDict
-
-from controller.http import Stream, Unreachable
-from tests.unit.virtual_time import Clock
+from testing.tokens import Trust, UntrustedError
+from testing.wire import Answer, Asked, ConnectionBroken, in_json
 
 HOUR = 3600.0
 CANARY = "CanaryCanaryCanary"
@@ -58,18 +54,22 @@ class Rule:
 
 
 class Issuer:
-    """A Chainguard issuer behind the Transport seam."""
+    """See the module. With `trust` it takes only proofs that this accepts, of `subject`."""
 
-    def __init__(self, clock: Clock, *, audience: str = "cgr.dev") -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, audience: str = "cgr.dev", trust: Trust | None = None, subject: str = ""
+    ) -> None:
         self._clock = clock
         self._audience = audience
+        self._trust = trust
+        self._subject = subject
         self.lifetime_seconds = HOUR
         self.delay_seconds = 0.0
-        self.same_token_until = 0.0
-        """Before this instant the last token of an identity is handed out again."""
+        self.again = False
+        """Hand the last token of an identity out again."""
         self.requests: list[Exchange] = []
-        self.tokens: list[str] = []
-        self._latest: dict[str, tuple[str, float]] = {}
+        self.minted: list[str] = []
+        self._latest: dict[str, str] = {}
         self._rules: list[Rule] = []
 
     def fail(
@@ -100,27 +100,23 @@ class Issuer:
         """The requests for one identity."""
         return [request for request in self.requests if request.identity == identity]
 
-    @asynccontextmanager
-    async def open(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
-    ) -> AsyncIterator[Stream]:
-        """See Transport."""
-        assert method == "POST"
-        assert urllib.parse.urlsplit(url).path == "/sts/exchange"
-        form = dict(urllib.parse.parse_qsl((body or b"").decode()))
-        proof = headers["Authorization"].removeprefix("Bearer ")
-        exchange = Exchange(self._clock(), form["identity"], form["aud"], proof)
+    async def handle(self, asked: Asked) -> Answer:
+        """See testing.wire.Vendor."""
+        form = asked.form()
+        if asked.path != "/sts/exchange" or asked.method != "POST" or form is None:
+            return refusal(404, 5)
+        proof = asked.headers["Authorization"].removeprefix("Bearer ")
+        exchange = Exchange(self._clock(), form["identity"][0], form["aud"][0], proof)
         self.requests.append(exchange)
         await asyncio.sleep(self.delay_seconds)
         rule = self._rule(exchange)
         if rule is not None and rule.hang is not None:
             await rule.hang.wait()
         elif rule is not None and rule.status is None:
-            raise Unreachable("ClientConnectorError")
+            raise ConnectionBroken
         elif rule is not None:
-            yield _Answer(rule.status or 0, CIMultiDict(rule.headers), rule.body)
-            return
-        yield self._mint(exchange)
+            return Answer(rule.status or 0, rule.body, rule.headers)
+        return await self._refused(exchange) or self._mint(exchange)
 
     def _rule(self, exchange: Exchange) -> Rule | None:
         for rule in self._rules:
@@ -131,24 +127,26 @@ class Issuer:
                 return rule
         return None
 
-    def _mint(self, exchange: Exchange) -> _Answer:
+    async def _refused(self, exchange: Exchange) -> Answer | None:
+        if self._trust is None:
+            return None
+        try:
+            claims = await self._trust.claims(exchange.proof)
+        except UntrustedError:
+            return refusal(401, 16)
+        return None if claims["sub"] == self._subject else refusal(403, 7)
+
+    def _mint(self, exchange: Exchange) -> Answer:
         now = self._clock()
-        token, expires_at = self._latest.get(exchange.identity, ("", 0.0))
-        if not token or now >= self.same_token_until:
-            expires_at = now + self.lifetime_seconds
-            token = jwt(aud=[self._audience], sub=exchange.identity, exp=int(expires_at), jti=len(self.tokens))
-            self._latest[exchange.identity] = token, expires_at
-            self.tokens.append(token)
-        headers = CIMultiDict({"Date": email.utils.formatdate(now, usegmt=True)})
-        return _Answer(200, headers, json.dumps({"token": token, "expiry": None}).encode())
+        token = self._latest.get(exchange.identity)
+        if token is None or not self.again:
+            expires_at = int(now + self.lifetime_seconds)
+            token = jwt(aud=[self._audience], sub=exchange.identity, exp=expires_at, jti=len(self.minted))
+            self._latest[exchange.identity] = token
+            self.minted.append(token)
+        return in_json(200, {"token": token, "expiry": None}, Date=email.utils.formatdate(now, usegmt=True))
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """See Stream."""
-        yield self.body
+def refusal(status: int, code: int, **headers: str) -> Answer:
+    """In the words of the gateway."""
+    return in_json(status, {"code": code, "message": "eyJsomething", "details": []}, **headers)

@@ -18,12 +18,15 @@ from structlog.typing import FilteringBoundLogger
 
 from controller.core import dockerconfig
 from controller.core.annotations import PREFIX, Written, render_written
+from controller.core.errors import Problem
 from controller.core.model import ManagedSecret, Resolved, View
 from controller.core.policy import Profile, Shape, issued_for
 from controller.core.projection import project
 from controller.core.schedule import RefreshWindow, refresh_at
-from controller.http import Stream, Unreachable
-from controller.telemetry import Telemetry
+from controller.core.states import State
+from controller.net.transport import Stream, Unreachable
+from controller.observe.counts import StateCounts
+from controller.observe.metrics import Metrics
 from tests.unit.virtual_time import EPOCH_SECONDS
 
 NOW = int(EPOCH_SECONDS)
@@ -36,6 +39,7 @@ SHAPES = (
     Shape(re.compile(r"arn:aws:iam::\d{12}:role/.+"), frozenset({"ecr", "ecr-public"})),
 )
 WINDOW = RefreshWindow()
+NO_CLAIMS = StateCounts(dict.fromkeys(State, 0), dict.fromkeys(Problem, 0), expired_seconds=0.0, earliest_expiry=None)
 UID = "3b0a1f3e-0000-4000-8000-000000000001"
 
 
@@ -85,6 +89,7 @@ def secret_json(
     name: str = "pull-secret",
     uid: str = UID,
     resource_version: str = "7",
+    labels: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> bytes:
     """A Secret as the API server sends it. `config` is bytes or what is rendered as JSON; None leaves `data` out."""
@@ -94,6 +99,8 @@ def secret_json(
         "metadata": {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": resource_version},
         "type": "kubernetes.io/dockerconfigjson",
     }
+    if labels is not None:
+        secret["metadata"]["labels"] = dict(labels)
     if annotations is not None:
         secret["metadata"]["annotations"] = dict(annotations)
     if config is not None:
@@ -104,7 +111,7 @@ def secret_json(
 
 def managed(annotations: Mapping[str, str] | None = None, **fields: Any) -> ManagedSecret:
     """The projection of such a Secret, which must ask for an identity."""
-    secret = project(secret_json(annotations, **fields)).secret
+    secret = project(secret_json(annotations, **fields)).item
     assert secret is not None
     return secret
 
@@ -230,9 +237,9 @@ class _FakeStream:
             raise Unreachable("ConnectionResetError")
 
 
-def telemetry(*providers: str) -> Telemetry:
+def metrics(*providers: str) -> Metrics:
     """The metrics of a controller with these providers."""
-    return Telemetry(providers=providers or ("chainguard",), policies=("a-policy",), relist_reasons=("start",))
+    return Metrics(providers=providers or ("chainguard",), policies=("a-policy",), relist_reasons=("start",))
 
 
 def capturing_log() -> tuple[FilteringBoundLogger, LogCapture]:

@@ -1,7 +1,7 @@
 """Everything around one provider, in memory and on virtual time: its vendor, its proof, its tools.
 
 How a provider joins the contract suite: a module contract_<type>.py with a `ROW`, named in ROWS of
-test_provider_contract.py. The vendor is the stand-in of hack/standin that the end-to-end tests serve over HTTP.
+test_provider_contract.py. The vendor is the stand-in of testing that the end-to-end tests serve over HTTP.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from multidict import CIMultiDict
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.http import Stream, Transport, Unreachable
+from controller.net.transport import Stream, Transport, Unreachable
 from controller.providers import TYPES
-from controller.providers.base import Tools
-from hack.standin.tokens import KeyTrust, SigningKey, Trust
-from hack.standin.wire import Answer, Asked, ConnectionBroken, Vendor, Wire
+from controller.providers.contract import Tools
+from testing.tokens import KeyTrust, SigningKey, Trust
+from testing.wire import Answer, Asked, ConnectionBroken, Vendor, Wire
 from tests.unit.virtual_time import Clock
 
 NAME = "under-test"
@@ -117,7 +117,12 @@ class World:
     def __post_init__(self) -> None:
         self.vendor = self.row.vendor(self.clock, self.trust)
         self.wire = Wire(self.vendor, clock=self.clock)
+        settings = configured(self.row, self.directory, self.overrides)
+        self.hosts = settings.registries
         self.tools = Tools(
+            name=NAME,
+            timeout_seconds=settings.timeout_seconds,
+            default_lifetime_seconds=getattr(settings, "default_lifetime", None),
             transport=self.transport or WireTransport(self.wire),
             proof=self.proof,
             now=self.clock,
@@ -125,9 +130,7 @@ class World:
             refreshed_by_share=0.65,
             cleaned=self.cleaned.append,
         )
-        settings = configured(self.row, self.directory, self.overrides)
-        self.hosts = settings.registries
-        self.provider = TYPES[self.row.type](NAME, settings, self.tools)
+        self.provider = TYPES[self.row.type](settings, self.tools)
 
     async def mint(self) -> Token:
         """A token of the row's identity."""
@@ -177,7 +180,7 @@ class WireTransport:
     async def open(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
     ) -> AsyncIterator[Stream]:
-        """See controller.http.Transport."""
+        """See controller.net.transport.Transport."""
         try:
             answer = await self._wire.answer(Asked(method, url, CIMultiDict(headers), body or b""))
         except ConnectionBroken as error:

@@ -14,8 +14,8 @@ import pytest
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.providers import acr
-from hack.standin.azure import AUDIENCE, CLIENT, REGISTRY, RESOURCE, TENANT, Azure, entra_error
-from hack.standin.wire import Answer, in_json
+from testing.azure import AUDIENCE, CLIENT, REGISTRY, RESOURCE, TENANT, Azure, entra_error
+from testing.wire import Answer, in_json
 from tests.unit.contract_acr import AT_THE_REGISTRY, FEDERATED, IDENTITY, SECRET, SECRETIVE, row
 from tests.unit.fakes import jwt as unsigned
 from tests.unit.provider_world import Row, World, configured
@@ -103,6 +103,12 @@ async def test_a_secret_may_be_in_a_named_variable(new_world: NewWorld, monkeypa
     monkeypatch.setenv("PULLER_SECRET", f"{SECRET}\n")
     await world.mint()
     assert (world.wire.asked[0].form() or {})["client_secret"] == [SECRET]
+
+
+async def test_a_managed_identity_has_no_proof_to_check(new_world: NewWorld) -> None:
+    world = new_world(ON_THE_NODE)
+    await world.provider.check_proof()
+    assert (world.wire.asked, world.proofs_read) == ([], [])
 
 
 async def test_a_managed_identity_is_asked_for_by_its_client_id(new_world: NewWorld) -> None:
@@ -293,22 +299,22 @@ async def test_a_token_is_for_exactly_one_registry(new_world: NewWorld, hosts: t
     [
         (FEDERATED, {"registries": [REGISTRY, "other.azurecr.io"]}, "registries: must be one host, since a token of"),
         (FEDERATED, {"registries": []}, "registries: must name at least one host"),
-        (FEDERATED, {"tokenFile": None}, "tokenFile: is needed for credentials workloadIdentity"),
-        (FEDERATED, {"clientId": CLIENT}, "clientId: is not used for credentials workloadIdentity; remove it"),
-        (FEDERATED, {"clientSecretFile": "/x"}, "clientSecretFile: is not used for credentials workloadIdentity"),
+        (FEDERATED, {"tokenFile": None}, "tokenFile: is needed with credentials workloadIdentity"),
+        (FEDERATED, {"clientId": CLIENT}, "clientId: is not used with credentials workloadIdentity; remove it"),
+        (FEDERATED, {"clientSecretFile": "/x"}, "clientSecretFile: is not used with credentials workloadIdentity"),
         (FEDERATED, {"tenant": "common"}, "tenant: must be a GUID"),
         (FEDERATED, {"authority": "http://login.example"}, "authority: must be https"),
         (FEDERATED, {"registryEndpoint": "http://registry.example"}, "registryEndpoint: must be https"),
-        (FEDERATED, {"metadataEndpoint": "http://10.0.0.1"}, "metadataEndpoint: must be https, unless"),
+        (ON_THE_NODE, {"metadataEndpoint": "http://10.0.0.1"}, "metadataEndpoint: must be https, unless"),
         (FEDERATED, {"credentials": "default"}, "credentials: must be one of workloadIdentity, managedIdentity, cli"),
-        (ON_THE_NODE, {"tokenFile": "/x"}, "tokenFile: is not used for credentials managedIdentity; remove it"),
-        (ON_THE_NODE, {"audience": "x"}, "audience: has no meaning with credentials: managedIdentity"),
-        (FEDERATED, {"metadataEndpoint": "https://a.example"}, "metadataEndpoint: has no meaning with credentials: wo"),
+        (ON_THE_NODE, {"tokenFile": "/x"}, "tokenFile: is not used with credentials managedIdentity; remove it"),
+        (ON_THE_NODE, {"audience": "x"}, "audience: is not used with credentials managedIdentity; remove it"),
+        (FEDERATED, {"metadataEndpoint": "https://a.example"}, "metadataEndpoint: is not used with credentials work"),
         (SECRETIVE, {"clientSecretFile": "", "clientSecretVariable": "X"}, "clientSecretFile: must not be empty"),
-        (SECRETIVE, {"tenant": None}, "tenant: is needed for credentials clientSecret"),
+        (SECRETIVE, {"tenant": None}, "tenant: is needed with credentials clientSecret"),
         (SECRETIVE, {"clientId": "the-puller"}, "clientId: must be a GUID"),
-        (SECRETIVE, {"clientSecretFile": None}, "clientSecretFile: is needed for credentials clientSecret"),
-        (SECRETIVE, {"clientSecretVariable": "X"}, "clientSecretFile: is needed for credentials clientSecret, or"),
+        (SECRETIVE, {"clientSecretFile": None}, "clientSecretFile: exactly one of clientSecretFile and cl"),
+        (SECRETIVE, {"clientSecretVariable": "X"}, "clientSecretFile: exactly one of clientSecretFile and cl"),
     ],
 )
 def test_what_contradicts_itself_is_refused_at_the_start(
@@ -377,4 +383,4 @@ async def test_the_environment_is_never_looked_at(new_world: NewWorld, kind: str
 
 
 def test_the_default_resource_is_the_registry_service_not_all_of_azure() -> None:
-    assert acr.AcrSettings(type="acr").resource == RESOURCE
+    assert acr.AcrManagedIdentity(type="acr").resource == RESOURCE

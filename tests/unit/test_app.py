@@ -1,4 +1,4 @@
-"""What the graph is built from, and that it does not run unguarded unless it is told to."""
+"""What the graph is built from, and when it counts as ready."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from controller.app import issuer_transport
 from controller.config import Config, load
-from controller.guard import StartError, check_policies
-from controller.kube.admission import OWN_WRITES, POLICIES, USE_IDENTITY
+from controller.core.projection import project
 from tests.unit.engine import NAME, Engine, asking, identity
-from tests.unit.fake_api import FakeApi
+from tests.unit.fake_issuer import jwt
 from tests.unit.virtual_time import Clock
-
-_GROUP = "/apis/admissionregistration.k8s.io/v1"
 
 
 @pytest.fixture
@@ -23,102 +22,6 @@ async def engine(clock: Clock, tmp_path: Path) -> Engine:
     engine = Engine(clock, tmp_path)
     engine.start()
     return engine
-
-
-def install(api: FakeApi, *policies: str, user: str | None = None) -> None:
-    """As manifests/ does."""
-    for policy in policies:
-        condition = {"name": "c", "expression": f"request.userInfo.username == '{user or api.user}'"}
-        action = "Warn" if policy.endswith("other-name") else "Deny"
-        spec = {
-            "matchConstraints": {"resourceRules": [{"resources": ["secrets"], "operations": ["UPDATE"]}]},
-            "matchConditions": [condition],
-            "validations": [{"expression": "object.type == 'a'"}],
-        }
-        api.objects[f"{_GROUP}/validatingadmissionpolicies/{policy}"] = {"spec": spec}
-        api.objects[f"{_GROUP}/validatingadmissionpolicybindings/{policy}"] = {
-            "spec": {"policyName": policy, "validationActions": [action]}
-        }
-
-
-async def check(engine: Engine, *, required: bool) -> None:
-    await check_policies(
-        engine.api.client(),
-        required=required,
-        stopping=engine.stopping,
-        telemetry=engine.telemetry,
-        log=engine.logger(),
-    )
-
-
-async def test_with_every_policy_in_place_it_starts_and_says_so(engine: Engine) -> None:
-    install(engine.api, *POLICIES)
-    await check(engine, required=True)
-    assert [engine.metric("policy_installed", policy=policy) for policy in POLICIES] == [1, 1, 1]
-    assert engine.log == []
-
-
-@pytest.mark.parametrize("missing", POLICIES)
-async def test_where_policies_are_required_a_missing_one_is_named_and_nothing_starts(
-    engine: Engine, missing: str
-) -> None:
-    """TH24."""
-    install(engine.api, *(policy for policy in POLICIES if policy != missing))
-    with pytest.raises(StartError) as caught:
-        await check(engine, required=True)
-    assert [policy for policy in POLICIES if policy in str(caught.value)] == [missing]
-    assert engine.metric("policy_installed", policy=missing) == 0
-
-
-async def test_a_policy_that_means_another_user_is_missing(engine: Engine) -> None:
-    install(engine.api, *POLICIES, user="system:serviceaccount:elsewhere:controller")
-    with pytest.raises(StartError, match=OWN_WRITES) as caught:
-        await check(engine, required=True)
-    assert USE_IDENTITY not in str(caught.value)
-
-
-async def test_where_policies_are_not_required_missing_ones_are_a_warning(engine: Engine) -> None:
-    await check(engine, required=False)
-    assert [(entry["level"], entry["policies"]) for entry in engine.log] == [("warning", sorted(POLICIES))]
-
-
-async def test_an_api_server_that_is_down_at_the_start_is_waited_for(engine: Engine) -> None:
-    engine.api.fail(None, None, times=30)
-    install(engine.api, *POLICIES)
-    before = engine.clock()
-    await check(engine, required=True)
-    assert 30 <= engine.clock() - before <= 120
-
-
-async def test_policies_that_may_not_be_read_are_told_or_refused(engine: Engine) -> None:
-    install(engine.api, *POLICIES)
-    engine.api.fail("create", 403, resource="selfsubjectreviews", times=2)
-    with pytest.raises(StartError, match="can't be read"):
-        await check(engine, required=True)
-    await check(engine, required=False)
-    assert engine.log[0]["event"] == "the admission policies can't be read"
-
-
-async def test_told_to_stop_while_it_waits_for_the_api_server_it_ends(engine: Engine) -> None:
-    engine.api.fail(None, None, times=10_000)
-    task = asyncio.create_task(check(engine, required=True))
-    await asyncio.sleep(60)
-    assert not task.done()
-    engine.stopping.set()
-    before = engine.clock()
-    await task
-    assert engine.clock() - before < 1
-
-
-async def test_told_to_stop_while_a_request_hangs_it_ends_at_once_and_says_nothing_of_policies(engine: Engine) -> None:
-    engine.api.latency_seconds = 3600
-    task = asyncio.create_task(check(engine, required=True))
-    await asyncio.sleep(5)
-    engine.stopping.set()
-    before = engine.clock()
-    await task
-    assert engine.clock() - before < 1
-    assert engine.log == []
 
 
 @pytest.mark.parametrize(
@@ -152,29 +55,100 @@ async def test_it_is_ready_once_every_list_is_read_to_its_end(engine: Engine) ->
     engine.config = Config(providers=engine.config.providers, secret_names=("one", "two"))
     engine.api.fail("list", 503, times=1)
     async with engine.running() as controller:
-        assert controller.health.ready() == "the first list is not done"
+        assert controller.health.ready() == "the first list of Secrets is not done"
         assert controller.health.live() is None
         await asyncio.sleep(5)
         assert controller.health.ready() is None
 
 
-async def test_a_refused_list_is_ready_and_served_as_soon_as_it_is_allowed(engine: Engine) -> None:
-    """F17: two names, one of which we may not read."""
+async def test_without_rbac_it_is_not_ready_until_it_is_allowed(engine: Engine) -> None:
+    """Ready, it would take the place of a Pod that can still fill Secrets."""
     engine.ask("team-a")
     engine.api.fail("list", 403, times=3)
     async with engine.running() as controller:
-        assert controller.health.ready() is None
+        assert controller.health.ready() == (
+            "the API server refuses every watch: list secrets: 403 Forbidden; "
+            "asked for Secrets named pull-secret in all namespaces"
+        )
+        assert controller.health.live() is None
         await asyncio.sleep(30)
+        assert controller.health.ready() is None
         assert engine.password("team-a")
 
 
-async def test_one_refused_watch_among_others_turns_nothing_unready_and_is_a_metric(engine: Engine) -> None:
-    """F17: for good, not only at the start."""
-    engine.api.fail("list", 403, times=10_000)
+async def test_with_a_credential_that_the_api_server_refuses_it_is_not_ready(engine: Engine) -> None:
+    engine.api.fail("list", 401, times=10_000)
     async with engine.running() as controller:
-        await asyncio.sleep(1000)
+        for _ in range(100):
+            await asyncio.sleep(10)
+            assert "list secrets: 401 Unauthorized" in (controller.health.ready() or "")
+        assert engine.metric("watch_refused") == 1
+
+
+async def test_one_refused_watch_among_others_turns_nothing_unready_and_is_a_metric(engine: Engine) -> None:
+    """F17."""
+    engine.config = Config(providers=engine.config.providers, secret_names=("one", "two"))
+    engine.ask("team-a", name="two")
+    engine.api.fail("list", 403)
+    async with engine.running() as controller:
         assert controller.health.ready() is None
         assert engine.metric("watch_refused") == 1
+        assert engine.password("team-a", name="two")
+
+
+NOT_PROVEN = "a provider can't prove who we are; not ready until it can"
+
+
+async def test_with_a_wrong_token_file_it_is_not_ready_and_says_so_once(engine: Engine) -> None:
+    """Ready, it would take the place of a Pod that can still mint."""
+    engine.proof_file.unlink()
+    async with engine.running() as controller:
+        told = f"provider chainguard: ProofMissing: {engine.proof_file}: FileNotFoundError"
+        assert controller.health.ready() == told
+        await asyncio.sleep(600)
+        assert controller.health.ready() == told
+        assert controller.health.live() is None
+        assert len(engine.logged(NOT_PROVEN)) == 1
+        engine.proof_file.write_text(engine.proof)
+        await asyncio.sleep(2)
+        assert controller.health.ready() is None
+
+
+@pytest.mark.parametrize(
+    ("proof", "why"),
+    [
+        ("", "the file holds no JWT with an audience"),
+        (jwt(aud=["elsewhere"]), "the token is for another audience"),
+        (jwt(aud=["issuer.enforce.dev"], exp=1), "the token has expired"),
+    ],
+)
+async def test_with_a_proof_that_no_issuer_would_take_it_is_not_ready(engine: Engine, proof: str, why: str) -> None:
+    engine.proof_file.write_text(proof)
+    async with engine.running() as controller:
+        assert controller.health.ready() == f"provider chainguard: ProofUnfit: {why}"
+    assert engine.mints == 0
+
+
+async def test_one_provider_without_its_proof_keeps_it_unready_and_the_others_working(
+    clock: Clock, tmp_path: Path
+) -> None:
+    engine = Engine(clock, tmp_path, providers=("chainguard", "other"))
+    other = engine.config.providers["other"]
+    missing = msgspec.structs.replace(other, token_file=str(tmp_path / "missing"))
+    engine.config = Config(providers={**engine.config.providers, "other": missing}, secret_names=engine.names)
+    engine.ask("team-a", provider="chainguard")
+    async with engine.running() as controller:
+        assert "provider other: ProofMissing" in (controller.health.ready() or "")
+        assert engine.password("team-a")
+
+
+async def test_a_proof_that_is_lost_later_turns_nothing_unready(engine: Engine) -> None:
+    """It shows in mints that fail; without the Pod, nothing would be better."""
+    async with engine.running() as controller:
+        assert controller.health.ready() is None
+        engine.proof_file.unlink()
+        await asyncio.sleep(3600)
+        assert controller.health.ready() is None
 
 
 async def test_what_has_not_begun_to_watch_is_not_taken_for_dead(engine: Engine) -> None:
@@ -184,10 +158,13 @@ async def test_what_has_not_begun_to_watch_is_not_taken_for_dead(engine: Engine)
     waiting = type(reflector)(
         client=engine.api.client(),
         selector=reflector._selector,
+        project=project,
         sink=reflector._sink,
+        paging=asyncio.Lock(),
         now=engine.clock,
         random=lambda: 0.5,
         on_relist=lambda _: None,
+        on_recovery=lambda: None,
         log=reflector._log,
     )
     await asyncio.sleep(1000)
@@ -215,3 +192,12 @@ async def test_an_empty_configuration_serves_chainguard(engine: Engine, clock: C
     config = load(None)
     assert set(config.providers) == {"chainguard"}
     assert (config.scope, config.secret_names) == ("name", (NAME,))
+
+
+async def test_an_issuer_is_asked_through_its_proxy_but_for_the_exceptions(engine: Engine) -> None:
+    (provider,) = engine.config.providers.values()
+    proxy = "http://proxy.example:3128"
+    settings = msgspec.structs.replace(provider, proxy=proxy, no_proxy=("registry.example",))
+    transport = issuer_transport(settings)
+    assert transport._proxy_for("https://issuer.example") == proxy
+    assert transport._proxy_for("https://registry.example") is None

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from controller.providers import aws, ecr
-from hack.standin import sigv4
-from hack.standin.wire import Answer, Asked
+from controller.providers.settings import ProviderSettings
+from testing import sigv4
+from testing.wire import Answer, Asked
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
     refused,
@@ -75,7 +76,8 @@ async def sent(world: World, case: tuple[str, str, str, str | None, str | None])
     keys = aws.Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token)
     headers = {"Content-Type": JSON_TYPE, "X-Amz-Target": target} if target else {"Content-Type": FORM_TYPE}
     world.wire.script.append(Answer(200))
-    await aws.Service(world.tools, service, region, url, 10.0).ask(b"{}" if target else ASSUME, headers, keys=keys)
+    signed = aws.Service(world.tools, service, region, url, ProviderSettings(type=service))
+    await signed.ask(b"{}" if target else ASSUME, headers, keys=keys)
     return world.wire.asked[-1]
 
 
@@ -112,7 +114,7 @@ async def test_a_signature_by_a_clock_that_is_16_minutes_off_is_refused_and_by_1
         world = World(contract_ecr.ROW, clock, tmp_path)
         ours = Clock()
         ours.step(minutes * 60)
-        world.provider = ecr.Ecr("ecr", configured(contract_ecr.ROW, tmp_path), replace(world.tools, now=ours))
+        world.provider = ecr.Ecr(configured(contract_ecr.ROW, tmp_path), replace(world.tools, now=ours))
         if taken:
             await world.mint()
         else:

@@ -13,9 +13,9 @@ import pytest
 
 from controller.core.errors import MintError, Pace, Problem, StaleProof
 from controller.core.model import Token
-from controller.providers.base import MAX_ANSWER_BYTES, Tools
 from controller.providers.chainguard import IDENTITY as IDENTITY_PATTERN
 from controller.providers.chainguard import Chainguard, ChainguardSettings
+from controller.providers.contract import Tools
 from tests.unit.fakes import (
     HOUR,
     IDENTITY,
@@ -105,6 +105,9 @@ class World:
         """What the file holds, look by look; the last stays."""
         self.asked_for: list[str] = []
         self.tools = Tools(
+            name="cg",
+            timeout_seconds=10.0,
+            default_lifetime_seconds=None,
             transport=self.transport,
             proof=self.proof,
             now=clock,
@@ -117,8 +120,9 @@ class World:
         self.asked_for.append(audience)
         return self.proofs.pop(0) if len(self.proofs) > 1 else self.proofs[0]
 
-    async def mint(self, identity: str = IDENTITY, **settings: Any) -> Token:
-        provider = Chainguard("cg", ChainguardSettings(type="chainguard", **settings), self.tools)
+    async def mint(self, identity: str = IDENTITY, *, default_lifetime: float | None = None, **settings: Any) -> Token:
+        tools = dataclasses.replace(self.tools, default_lifetime_seconds=default_lifetime)
+        provider = Chainguard(ChainguardSettings(type="chainguard", **settings), tools)
         return await provider.mint(identity, ("cgr.dev",))
 
     async def error(self, answer: Answer | None = None, **settings: Any) -> MintError:
@@ -212,6 +216,11 @@ async def test_the_earlier_of_expiry_and_exp_is_the_end(
 @pytest.mark.parametrize("zone", ["Z", "+00:00"])
 async def test_an_expiry_has_any_number_of_digits(world: World, digits: int, zone: str) -> None:
     world.issuer.expiry = instant(NOW + 1800, digits=digits, zone=zone)
+    assert (await world.mint()).expires_at == NOW + 1800
+
+
+async def test_an_expiry_in_lower_case_is_the_same_instant(world: World) -> None:
+    world.issuer.expiry = instant(NOW + 1800).lower()
     assert (await world.mint()).expires_at == NOW + 1800
 
 
@@ -438,7 +447,8 @@ async def test_a_connection_that_never_answers_is_given_up_after_ten_seconds(wor
     error = await world.error(Answer(after_seconds=86400))
     assert error.problem is Problem.ISSUER_UNAVAILABLE
     assert clock() == NOW + 10
-    error = await world.error(Answer(hangs_before_body=True), timeout_seconds=3)
+    world.tools = dataclasses.replace(world.tools, timeout_seconds=3)
+    error = await world.error(Answer(hangs_before_body=True))
     assert clock() == NOW + 13
     assert world.transport.open_now == 0
 
@@ -449,10 +459,10 @@ async def test_a_connection_that_breaks_is_the_providers_fault(world: World) -> 
 
 
 @pytest.mark.parametrize("status", [200, 403])
-async def test_an_answer_without_end_is_given_up(world: World, status: int) -> None:
-    error = await world.error(Answer(status, b"x" * 10 * MAX_ANSWER_BYTES))
+async def test_an_answer_above_64_kib_is_given_up(world: World, status: int) -> None:
+    error = await world.error(Answer(status, b"x" * 640 * 1024))
     assert error.problem is Problem.ISSUER_UNAVAILABLE
-    assert world.transport.bytes_read < 2 * MAX_ANSWER_BYTES
+    assert 64 * 1024 < world.transport.bytes_read < 2 * 64 * 1024
 
 
 # A stale proof.
@@ -517,3 +527,10 @@ async def test_a_token_shows_neither_user_nor_password(world: World) -> None:
         assert part not in repr(token)
         assert part not in f"{token}"
     assert str(token.expires_at) in repr(token)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"), [(3, "INVALID_ARGUMENT"), (5, "NOT_FOUND"), (7, "PERMISSION_DENIED"), (16, "UNAUTHENTICATED")]
+)
+async def test_a_code_of_the_issuer_is_told_by_its_name(world: World, code: int, name: str) -> None:
+    assert (await world.error(refusal(400, code))).detail == f"HTTP 400, {name}"

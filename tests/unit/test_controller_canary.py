@@ -55,5 +55,5 @@ async def test_where_the_canary_would_be_seen_it_is(clock: Clock, tmp_path: Path
     engine = Engine(clock, tmp_path)
     engine.ask("team-a")
     async with engine.running():
-        engine.logger().info("a token", token=engine.issuer.tokens[0])
+        engine.logger().info("a token", token=engine.issuer.minted[0])
         assert CANARY in engine.readable()

@@ -26,7 +26,7 @@ async def test_a_new_identity_gets_its_token_at_once(engine: Engine) -> None:
         engine.annotate("team-a", identity=identity(2))
         await engine.settle()
         assert engine.issuer.requests[-1].identity == identity(2)
-        assert engine.password("team-a") == engine.issuer.tokens[1]
+        assert engine.password("team-a") == engine.issuer.minted[1]
     assert engine.mints == 2
 
 
@@ -37,7 +37,7 @@ async def test_wiped_data_is_due_now_even_if_annotations_look_fresh(engine: Engi
         await asyncio.sleep(60)
         engine.set_config("team-a", {})
         await engine.settle()
-        assert engine.password("team-a") == engine.issuer.tokens[0]
+        assert engine.password("team-a") == engine.issuer.minted[0]
     assert (engine.mints, engine.patches) == (1, 2)
 
 
@@ -59,10 +59,11 @@ async def test_the_token_of_an_identity_that_changed_during_the_mint_is_never_wr
     async with engine.running():
         engine.annotate("team-a", identity=identity(2))
         await engine.settle()
+        assert engine.password("team-a") == engine.issuer.minted[0], "the second doesn't wait for the first"
         released.set()
         await asyncio.sleep(1)
         assert engine.api.secret("team-a", NAME)["metadata"]["annotations"][PREFIX + "identity"] == identity(2)
-        assert engine.password("team-a") == engine.issuer.tokens[1]
+        assert engine.password("team-a") == engine.issuer.minted[0]
     assert [exchange.identity for exchange in engine.issuer.requests] == [identity(1), identity(2)]
     assert engine.patches == 1
 
@@ -98,7 +99,7 @@ async def test_after_the_identity_is_removed_what_was_written_stays(engine: Engi
     async with engine.running():
         engine.annotate("team-a", identity=None)
         await asyncio.sleep(2 * HOUR)
-    assert engine.password("team-a") == engine.issuer.tokens[0]
+    assert engine.password("team-a") == engine.issuer.minted[0]
     assert (engine.mints, engine.patches) == (1, 1)
 
 
@@ -125,7 +126,7 @@ async def test_a_recreated_secret_is_treated_as_new(engine: Engine) -> None:
         await engine.settle()
         engine.ask("team-a")
         await engine.settle()
-        assert engine.password("team-a") == engine.issuer.tokens[0]
+        assert engine.password("team-a") == engine.issuer.minted[0]
     assert engine.mints == 1
 
 
@@ -152,6 +153,33 @@ async def test_a_conflict_that_is_not_about_the_version_is_tried_again_in_growin
         assert engine.password("team-a")
 
 
+async def test_a_secret_that_changes_at_every_look_costs_five_writes_at_growing_distances_and_is_filled_in_the_end(
+    engine: Engine,
+) -> None:
+    """K4: each change makes the claim due at once, and every write meets the next one."""
+    engine.api.latency_seconds = 0.01
+    engine.ask("team-a")
+    async with engine.running():
+        for number in range(1000):
+            engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"n": str(number)}}})
+            await asyncio.sleep(0.005)
+        assert 5 <= engine.patches <= 5 * 4
+        await asyncio.sleep(8)
+        assert engine.password("team-a") == engine.issuer.minted[0]
+
+
+async def test_a_clock_that_is_set_back_holds_no_secret_that_changed_often(engine: Engine) -> None:
+    engine.api.latency_seconds = 0.01
+    engine.ask("team-a")
+    async with engine.running():
+        for number in range(100):
+            engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"n": str(number)}}})
+            await asyncio.sleep(0.005)
+        engine.clock.step(-HOUR)
+        await asyncio.sleep(11)
+        assert engine.password("team-a")
+
+
 async def test_one_not_found_that_is_no_deletion_loses_no_deadline(engine: Engine) -> None:
     engine.ask("team-a")
     async with engine.running():
@@ -173,7 +201,7 @@ async def test_concurrent_edits_of_others_survive_byte_for_byte(engine: Engine) 
         await engine.settle()
         secret = engine.api.secret("team-a", NAME)
     content = base64.b64decode(secret["data"][".dockerconfigjson"])
-    assert engine.password("team-a") == engine.issuer.tokens[0]
+    assert engine.password("team-a") == engine.issuer.minted[0]
     for piece in (b'{"auth":"YTpi","n":1.50}', b'{"auth":"Yzpk"}', b'"x":{ }'):
         assert piece in content
     assert secret["data"]["other"] == "aGVsbG8="
@@ -187,10 +215,20 @@ async def test_a_new_refresh_value_is_asked_at_once_and_once(engine: Engine) -> 
     async with engine.running():
         engine.annotate("team-a", refresh="1")
         await engine.settle()
-        assert engine.password("team-a") == engine.issuer.tokens[1]
+        assert engine.password("team-a") == engine.issuer.minted[1]
         assert engine.annotation("team-a", "refreshed-for") == "1"
         await asyncio.sleep(600)
         assert engine.mints == 2
+
+
+async def test_a_new_secret_with_a_refresh_value_shares_the_token_that_its_identity_has(engine: Engine) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        engine.ask("team-b", refresh="1")
+        await engine.settle()
+        assert engine.password("team-b") == engine.password("team-a")
+        assert engine.annotation("team-b", "refreshed-for") == "1"
+    assert engine.mints == 1
 
 
 async def test_a_new_refresh_value_is_not_satisfied_by_a_remembered_failure(engine: Engine) -> None:
@@ -206,7 +244,7 @@ async def test_a_new_refresh_value_is_not_satisfied_by_a_remembered_failure(engi
         engine.issuer.heal()
         engine.annotate("team-a", refresh="3")
         await engine.settle()
-        assert engine.password("team-a") == engine.issuer.tokens[1]
+        assert engine.password("team-a") == engine.issuer.minted[1]
 
 
 async def test_a_new_refresh_value_asks_at_once_for_a_secret_that_was_never_filled(engine: Engine) -> None:
@@ -218,7 +256,7 @@ async def test_a_new_refresh_value_asks_at_once_for_a_secret_that_was_never_fill
         engine.issuer.heal()
         engine.annotate("team-a", refresh="now")
         await asyncio.sleep(2)
-        assert engine.password("team-a") == engine.issuer.tokens[0]
+        assert engine.password("team-a") == engine.issuer.minted[0]
 
 
 async def test_a_new_refresh_value_with_wiped_data_is_not_satisfied_by_an_older_token(engine: Engine) -> None:
@@ -232,7 +270,7 @@ async def test_a_new_refresh_value_with_wiped_data_is_not_satisfied_by_an_older_
         )
         await engine.settle()
         assert engine.annotation("team-a", "refreshed-for") == "1"
-        assert engine.password("team-a") == engine.issuer.tokens[-1]
+        assert engine.password("team-a") == engine.issuer.minted[-1]
         assert engine.mints == 2
 
 
@@ -249,8 +287,22 @@ async def test_a_refresh_value_that_comes_during_a_mint_is_asked_after_it(engine
         released.set()
         await asyncio.sleep(1)
         assert engine.annotation("team-a", "refreshed-for") == "2"
-        assert engine.password("team-a") == engine.issuer.tokens[-1]
+        assert engine.password("team-a") == engine.issuer.minted[-1]
     assert engine.mints == 3
+
+
+async def test_a_refresh_value_that_is_set_again_is_a_request_of_its_own(engine: Engine) -> None:
+    """In between it was removed, and the clock asked for a token that doesn't count as an answer to the second."""
+    engine.issuer.lifetime_seconds = 900
+    engine.ask("team-a", refresh="1")
+    async with engine.running():
+        engine.annotate("team-a", refresh=None)
+        await asyncio.sleep(0.65 * 900)
+        assert engine.mints == 2
+        engine.annotate("team-a", refresh="1")
+        await engine.settle()
+        assert engine.mints == 3
+        assert engine.password("team-a") == engine.issuer.minted[2]
 
 
 async def test_paused_is_left_alone_until_it_goes(engine: Engine) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.fake_issuer import HOUR
+from tests.unit.queues import processing, waiting
 from tests.unit.virtual_time import Clock
 
 
@@ -28,8 +31,8 @@ async def test_each_claim_owns_exactly_its_hosts(engine: Engine) -> None:
         await asyncio.sleep(2)
         config = engine.api.config("team-a", NAME)
         assert set(config["auths"]) == {"a.test", "b.test"}
-        assert engine.password("team-a", "a.test") == engine.issuers["a"].tokens[0]
-        assert engine.password("team-a", "b.test") == engine.issuers["b"].tokens[0]
+        assert engine.password("team-a", "a.test") == engine.issuers["a"].minted[0]
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[0]
         assert engine.annotation("team-a", "registries-managed.a") == "a.test"
         assert engine.annotation("team-a", "registries-managed.b") == "b.test"
         assert engine.mints == 2
@@ -46,12 +49,12 @@ async def test_a_hanging_issuer_never_blocks_the_other_claim(engine: Engine) -> 
     for number in range(40):  # more than there are workers
         engine.api.put_secret(f"hung-{number}", NAME, annotations=asking(identity__a=identity(number)), config={})
     async with engine.running():
-        assert engine.password("team-a", "b.test") == engine.issuers["b"].tokens[0]
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[0]
         assert engine.password("team-a", "a.test") is None
         await asyncio.sleep(20)
         assert engine.annotation("team-a", "error.a") is not None
         assert engine.annotation("team-a", "error.b") is None
-        assert engine.password("team-a", "b.test") == engine.issuers["b"].tokens[0]
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[0]
 
 
 async def test_a_refused_claim_never_holds_up_the_other(engine: Engine) -> None:
@@ -98,10 +101,33 @@ async def test_a_registry_that_moves_to_another_claim_is_not_taken_from_it(engin
     async with engine.running():
         engine.annotate("team-a", identity__a=identity(3), identity=identity(2), provider="b")
         await asyncio.sleep(2)
-        assert engine.password("team-a", "a.test") == engine.issuers["a"].tokens[-1]
-        assert engine.password("team-a", "b.test") == engine.issuers["b"].tokens[-1]
+        assert engine.password("team-a", "a.test") == engine.issuers["a"].minted[-1]
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[-1]
         await asyncio.sleep(HOUR)
         assert set(engine.api.config("team-a", NAME)["auths"]) == {"a.test", "b.test"}
+
+
+@pytest.mark.parametrize(("mistake", "patches"), [({}, 3), ({"registries__a": "evil.test"}, 5)])
+async def test_a_claim_that_gave_a_registry_up_leaves_it_to_the_claim_that_has_it_now(
+    engine: Engine, mistake: dict[str, str], patches: int
+) -> None:
+    """`identity.a` writes its entry first; the unsuffixed claim, which had that registry before, writes after it.
+
+    Also where `identity.a` is bad input by then: what it wrote stays. Its error and the token meet in one conflict.
+    """
+    engine.api.put_secret("team-a", NAME, annotations=asking(identity=identity(1), provider="a"), config={})
+    async with engine.running():
+        released = engine.issuers["b"].hang()
+        engine.annotate("team-a", identity__a=identity(3), identity=identity(2), provider="b")
+        await asyncio.sleep(1)
+        token = engine.issuers["a"].minted[-1]
+        assert engine.password("team-a", "a.test") == token
+        engine.annotate("team-a", **mistake)
+        released.set()
+        await asyncio.sleep(60)
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[-1]
+        assert engine.password("team-a", "a.test") == token
+        assert engine.patches == patches, "nobody had to mend what another took away"
 
 
 async def test_a_claim_that_moves_between_providers_is_never_in_two_hands(engine: Engine) -> None:
@@ -112,8 +138,8 @@ async def test_a_claim_that_moves_between_providers_is_never_in_two_hands(engine
             engine.annotate("team-a", provider=provider)
             await engine.settle()
             engine.check_deadlines()
-            assert sum(queue.processing for queue in controller._queues.values()) == 1
-        assert engine.patches == 0
+            assert sum(processing(queue) for queue in controller._queues.values()) <= 1
+        assert set(engine.api.config("team-a", NAME)["auths"]) == {"b.test"}
         released.set()
         await asyncio.sleep(1)
         assert set(engine.api.config("team-a", NAME)["auths"]) == {"b.test"}
@@ -121,7 +147,21 @@ async def test_a_claim_that_moves_between_providers_is_never_in_two_hands(engine
         engine.annotate("team-a", provider="a")
         await asyncio.sleep(1)
         assert set(engine.api.config("team-a", NAME)["auths"]) == {"a.test"}
-        assert controller._queues["b"].waiting == 0
+        assert waiting(controller._queues["b"]) == 0
+
+
+async def test_a_claim_that_moves_while_its_old_issuer_fails_is_not_lost(engine: Engine) -> None:
+    """Its token is young, so that nobody is told of the outage and nothing else wakes the claim."""
+    engine.api.put_secret("team-a", NAME, annotations=asking(identity=identity(1), provider="a"), config={})
+    async with engine.running():
+        engine.issuers["a"].delay_seconds = 5
+        engine.issuers["a"].fail(503)
+        engine.annotate("team-a", refresh="1")
+        await asyncio.sleep(1)
+        engine.annotate("team-a", provider="b")
+        await asyncio.sleep(5)
+        assert set(engine.api.config("team-a", NAME)["auths"]) == {"b.test"}
+        assert engine.annotation("team-a", "error") is None
 
 
 async def test_two_claims_with_one_host_are_told_at_the_later_by_name(engine: Engine) -> None:
@@ -129,15 +169,15 @@ async def test_two_claims_with_one_host_are_told_at_the_later_by_name(engine: En
     engine.api.put_secret("team-a", NAME, annotations=wanted, config={})
     async with engine.running():
         await asyncio.sleep(60)
-        assert engine.password("team-a", "a.test") == engine.issuers["a"].tokens[0]
+        assert engine.password("team-a", "a.test") == engine.issuers["a"].minted[0]
         assert engine.annotation("team-a", "error") is None
         assert (engine.annotation("team-a", "error.a") or "").startswith("RegistryClaimedTwice: ")
         assert engine.told("team-a") == ["RegistryClaimedTwice"]
         assert engine.mints == 1
         engine.annotate("team-a", provider="b")
         await asyncio.sleep(2)
-        assert engine.password("team-a", "a.test") == engine.issuers["a"].tokens[-1]
-        assert engine.password("team-a", "b.test") == engine.issuers["b"].tokens[-1]
+        assert engine.password("team-a", "a.test") == engine.issuers["a"].minted[-1]
+        assert engine.password("team-a", "b.test") == engine.issuers["b"].minted[-1]
         assert engine.annotation("team-a", "error.a") is None
 
 
@@ -172,3 +212,23 @@ async def test_an_error_of_one_claim_is_never_removed_by_the_other(engine: Engin
         await asyncio.sleep(2 * HOUR)
         assert engine.annotation("team-a", "error.b")
         assert engine.expiry("team-a", "a.test") > engine.clock()
+
+
+@pytest.mark.parametrize("foreign", [{}, {"quay.io": {"auth": "YTpi"}}])
+async def test_a_registry_that_its_user_takes_over_keeps_the_users_credential(
+    clock: Clock, tmp_path: Path, foreign: dict[str, dict[str, str]]
+) -> None:
+    """One `kubectl apply` takes it off the list and brings the user's own entry, which our next write dropped."""
+    engine = Engine(clock, tmp_path, more_registries=("mirror.test", "old.test"))
+    engine.ask("team-a", config={"auths": foreign})
+    async with engine.running():
+        config = engine.api.config("team-a", NAME)
+        config["auths"]["mirror.test"] = {"auth": "dTpw"}
+        data = {".dockerconfigjson": base64.b64encode(json.dumps(config).encode()).decode()}
+        annotations = asking(registries="cgr.dev")
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"annotations": annotations}, "data": data})
+        await engine.settle()
+        auths = engine.api.config("team-a", NAME)["auths"]
+        assert set(auths) == {*foreign, "cgr.dev", "mirror.test"}
+        assert auths["mirror.test"] == {"auth": "dTpw"}
+        assert engine.annotation("team-a", "registries-managed") == "cgr.dev"

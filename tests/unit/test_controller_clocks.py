@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.engine import Engine
+from tests.unit.engine import NAME, Engine
 from tests.unit.fake_issuer import HOUR
 from tests.unit.virtual_time import Clock
 
@@ -66,3 +66,58 @@ async def test_a_clock_that_is_set_back_leaves_every_secret_with_a_valid_token(e
             assert engine.expiry("team-a") > clock()
             engine.check_deadlines()
     assert engine.mints <= 10
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_retry_beyond_the_next_ten_seconds(
+    engine: Engine, clock: Clock
+) -> None:
+    """A refusal is tried again by the wall clock, and that instant is an hour further away now."""
+    engine.issuer.fail(403)
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(3 * HOUR)
+        engine.issuer.heal()
+        clock.step(-HOUR)
+        await asyncio.sleep(11)
+        assert engine.password("team-a")
+    [entry] = engine.logged("the clock was set back")
+    assert entry["seconds"] == HOUR
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_write_that_was_refused(engine: Engine, clock: Clock) -> None:
+    engine.api.fail("patch", 403, resource="secrets")
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(1)
+        clock.step(-HOUR)
+        await asyncio.sleep(11)
+        assert engine.password("team-a")
+
+
+@pytest.mark.parametrize(("seconds", "noticed"), [(0, False), (-4, False), (-6, True), (HOUR, False)])
+async def test_a_clock_that_drifts_or_is_set_forward_is_no_clock_that_is_set_back(
+    engine: Engine, clock: Clock, seconds: float, noticed: bool
+) -> None:
+    async with engine.running():
+        await asyncio.sleep(60)
+        clock.step(seconds)
+        await asyncio.sleep(60)
+    assert bool(engine.logged("the clock was set back")) is noticed
+
+
+async def test_after_a_clock_was_set_back_an_event_about_a_refused_refresh_costs_no_request(
+    engine: Engine, clock: Clock
+) -> None:
+    """The request for it is dated in the future now, so what is refused today would seem to be from before it."""
+    engine.ask("team-a")
+    async with engine.running():
+        engine.issuer.fail(403)
+        engine.annotate("team-a", refresh="1")
+        await asyncio.sleep(1)
+        clock.step(-HOUR)
+        await asyncio.sleep(11)
+        before = engine.mints
+        for number in range(20):
+            engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"n": str(number)}}})
+            await asyncio.sleep(0.1)
+        assert engine.mints <= before + 1

@@ -44,7 +44,7 @@ async def test_killed_at_any_step_the_next_process_finishes(clock: Clock, tmp_pa
         await run_for(engine, steps)
         async with engine.running():
             await asyncio.sleep(1)
-            assert engine.password("team-a") == engine.issuer.tokens[-1], steps
+            assert engine.password("team-a") == engine.issuer.minted[-1], steps
             assert engine.api.config("team-a", NAME)["auths"]["quay.io"] == {"auth": "YTpi"}
         assert engine.mints <= 2, steps
         assert engine.patches <= 2, steps
@@ -58,7 +58,7 @@ async def test_killed_twice_at_any_step_the_third_process_finishes(clock: Clock,
         await run_for(engine, steps)
         async with engine.running():
             await asyncio.sleep(1)
-            assert engine.password("team-a") == engine.issuer.tokens[-1], steps
+            assert engine.password("team-a") == engine.issuer.minted[-1], steps
         assert engine.mints <= 3, steps
         assert engine.patches <= 3, steps
 
@@ -73,10 +73,10 @@ async def test_killed_at_any_step_of_a_refresh_the_old_token_is_in_place_or_the_
             pass
         await asyncio.sleep(2400)
         await run_for(engine, steps)
-        assert engine.password("team-a") in engine.issuer.tokens
+        assert engine.password("team-a") in engine.issuer.minted
         async with engine.running():
             await asyncio.sleep(1)
-            assert engine.password("team-a") == engine.issuer.tokens[-1]
+            assert engine.password("team-a") == engine.issuer.minted[-1]
             assert engine.expiry("team-a") > clock() + 3000
         assert engine.mints <= 3, steps
 

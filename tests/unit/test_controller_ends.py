@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from controller.app import DRAIN_SECONDS
-from controller.core.errors import ApiError
 from controller.kube.client import Selector
+from controller.kube.errors import ApiError
 from tests.unit.engine import NAME, Engine, identity
 from tests.unit.virtual_time import Clock
 
+DRAIN_SECONDS = 10.0
+"""What SIGTERM leaves to runs that are under way."""
+
 FLUSH_SECONDS = 1.0
+"""What it leaves to Events after that."""
 
 
 @pytest.fixture
@@ -40,11 +43,12 @@ async def test_at_rest_it_ends_at_once(engine: Engine) -> None:
     assert engine.password("team-a")
 
 
-async def test_what_is_under_way_is_finished(engine: Engine) -> None:
+async def test_what_is_under_way_is_finished_and_told(engine: Engine) -> None:
     engine.issuer.delay_seconds = 4
     engine.ask("team-a")
     assert await end_seconds(engine) == pytest.approx(4, abs=0.1)
-    assert engine.password("team-a") == engine.issuer.tokens[0]
+    assert engine.password("team-a") == engine.issuer.minted[0]
+    assert [event["reason"] for event in engine.api.events] == ["TokenWritten"]
 
 
 async def test_an_issuer_that_hangs_holds_it_up_no_longer_than_the_drain(engine: Engine) -> None:
@@ -61,7 +65,7 @@ async def test_a_write_that_hangs_holds_it_up_no_longer_than_the_drain(engine: E
 
 
 async def test_an_api_server_that_hangs_altogether_holds_it_up_a_second_more(engine: Engine) -> None:
-    engine.ask("bad", service_account="x")
+    engine.ask("bad", service_account="")
     engine.ask("team-a")
     engine.api.fail("create", 200, after_seconds=10_000, times=100)
     assert await end_seconds(engine) <= DRAIN_SECONDS + FLUSH_SECONDS + 0.001
@@ -102,7 +106,7 @@ async def test_told_to_stop_at_any_step_it_ends_and_leaves_no_task(engine: Engin
     engine.stopping.set()
     await asyncio.wait_for(task, DRAIN_SECONDS)
     assert asyncio.all_tasks() <= others
-    assert engine.password("team-a") in (None, *engine.issuer.tokens)
+    assert engine.password("team-a") in (None, *engine.issuer.minted)
 
 
 async def test_cancelled_it_ends_too(engine: Engine) -> None:
@@ -124,7 +128,7 @@ async def test_an_error_nobody_thought_of_stops_no_other_claim_and_is_tried_agai
     engine.api.fail("patch", 200, resource="secrets", body=b"<html>eyJhbGciOiJub25lIn0.secret.words</html>")
     engine.ask("team-a")
     async with engine.running():
-        entries = engine.logged("a claim can't be reconciled because of a defect; please report it")
+        entries = engine.logged("a defect stopped the work on a claim; please report it")
         assert len(entries) == 1
         assert "secret" not in repr(entries[0]["error"])
         engine.ask("team-b")
@@ -161,7 +165,7 @@ async def test_the_death_of_the_reflector_ends_everything(engine: Engine) -> Non
         pass
 
     class BrokenClient(type(engine.api.client())):  # type: ignore[misc]
-        async def list_secrets(self, selector: Selector, **_ignored: object) -> None:
+        async def list_page(self, selector: Selector, **_ignored: object) -> None:
             raise Broken
 
     controller = engine.start(client_type=BrokenClient)

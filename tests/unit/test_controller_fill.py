@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.engine import Engine, asking, identity
-from tests.unit.fake_issuer import HOUR
+from tests.unit.fake_issuer import HOUR, jwt
 from tests.unit.virtual_time import Clock
 
 
@@ -28,7 +28,7 @@ async def test_a_secret_is_filled_at_once(engine: Engine) -> None:
         engine.annotate("team-a", identity=identity(1))
         await engine.settle()
         after = engine.api.secret("team-a", "pull-secret")
-    assert engine.password("team-a") == engine.issuer.tokens[0]
+    assert engine.password("team-a") == engine.issuer.minted[0]
     assert engine.expiry("team-a") == int(engine.clock()) + HOUR
     assert [(exchange.identity, exchange.proof) for exchange in engine.issuer.requests] == [(identity(1), engine.proof)]
     assert [request.verb for request in engine.api.requests if request.resource == "secrets"] == [
@@ -48,7 +48,7 @@ async def test_a_secret_without_data_and_one_with_null_are_filled(engine: Engine
     engine.ask("team-c", config={"auths": None})
     async with engine.running():
         pass
-    assert {engine.password(team) for team in ("team-a", "team-b", "team-c")} == {engine.issuer.tokens[0]}
+    assert {engine.password(team) for team in ("team-a", "team-b", "team-c")} == {engine.issuer.minted[0]}
     assert engine.mints == 1
 
 
@@ -144,7 +144,7 @@ async def test_foreign_entries_keys_and_labels_keep_their_bytes(engine: Engine) 
         pass
     secret = engine.api.secret("team-a", "pull-secret")
     config = engine.api.config("team-a", "pull-secret")
-    assert engine.password("team-a") == engine.issuer.tokens[0]
+    assert engine.password("team-a") == engine.issuer.minted[0]
     assert list(config) == ["credsStore", "auths"]
     assert list(config["auths"]) == ["https://quay.io/v2/", "cgr.dev"]
     raw = base64.b64decode(secret["data"][".dockerconfigjson"]).decode()
@@ -153,3 +153,63 @@ async def test_foreign_entries_keys_and_labels_keep_their_bytes(engine: Engine) 
     assert secret["metadata"]["labels"] == {"a": "b"}
     assert secret["metadata"]["annotations"]["else"] == "where"
     assert json.loads(raw)["credsStore"] == "desktop"
+
+
+async def test_a_refusal_names_provider_host_and_whom_the_issuer_must_trust(engine: Engine) -> None:
+    engine.issuer.fail(403)
+    engine.ask("team-a")
+    async with engine.running():
+        error = engine.annotation("team-a", "error") or ""
+        assert error.startswith("MintRefused: the issuer refused this identity; ")
+        assert error.endswith(
+            ": provider chainguard, host issuer.chainguard.test, "
+            "subject system:serviceaccount:pull-secret-updater:controller, audience issuer.enforce.dev"
+        )
+        (event,) = engine.api.events
+        assert f"{event['reason']}: {event['message']}" == error
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "named"),
+    [
+        (None, "ProofMissing", "provider chainguard, file {path}"),
+        ("no token", "ProofUnfit", "provider chainguard, file {path}, audience issuer.enforce.dev"),
+        (jwt(aud="another", sub="me"), "ProofUnfit", "provider chainguard, file {path}, audience issuer.enforce.dev"),
+    ],
+)
+async def test_a_proof_that_is_missing_or_wrong_is_named_by_its_path(
+    engine: Engine, content: str | None, reason: str, named: str
+) -> None:
+    engine.proof_file.unlink()
+    if content is not None:
+        engine.proof_file.write_text(content)
+    engine.ask("team-a")
+    async with engine.running():
+        error = engine.annotation("team-a", "error") or ""
+        assert error.startswith(f"{reason}: ")
+        assert error.endswith(f": {named.format(path=engine.proof_file)}")
+
+
+async def test_an_outage_names_the_host_and_says_the_same_while_the_circuit_is_open(engine: Engine) -> None:
+    engine.issuer.fail(503)
+    for number in range(25):
+        engine.ask(f"team-{number}", number)
+    async with engine.running():
+        await asyncio.sleep(300)
+        assert engine.metric("circuit_open", provider="chainguard") == 1
+        errors = {engine.annotation(f"team-{number}", "error") for number in range(25)}
+        (error,) = errors
+        assert (error or "").endswith(": provider chainguard, host issuer.chainguard.test")
+        assert len(engine.told("team-3")) == 1
+
+
+async def test_the_log_names_a_secret_that_waits_and_the_identity_that_was_written(engine: Engine) -> None:
+    engine.issuer.fail(403, times=1)
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(60)
+    (failed,) = engine.logged("token not minted")
+    assert (failed["namespace"], failed["name"]) == ("team-a", "pull-secret")
+    assert failed["detail"].startswith("HTTP 403")
+    (written,) = engine.logged("secret refreshed")
+    assert written["identity"] == identity(1)

@@ -28,7 +28,7 @@ async def test_every_series_exists_from_the_start_and_none_is_added(engine: Engi
         engine.issuer.fail(500, identity=identity(2))
         for number in range(5):
             engine.ask(f"team-{number}", number)
-        engine.ask("bad", service_account="x")
+        engine.ask("bad", service_account="")
         await asyncio.sleep(2 * HOUR)
         assert series(engine) == before
         assert engine.metric("managed_claims") == 6
@@ -78,6 +78,7 @@ async def test_a_list_that_shows_a_recovery_takes_no_second_back(engine: Engine)
         engine.api.compact()
         await asyncio.sleep(10)
         assert len(engine.api.requests_of("list")) == 2
+        assert [engine.metric("relists_total", reason=reason) for reason in ("start", "expired", "silent")] == [1, 1, 0]
         assert engine.metric("expired_seconds_total") >= before
 
 
@@ -103,6 +104,18 @@ async def test_the_time_that_a_secret_was_paused_is_not_counted_afterwards(engin
         assert engine.metric("expired_seconds_total") < 5
 
 
+async def test_a_pause_that_is_over_leaves_nothing_behind(engine: Engine) -> None:
+    """S9."""
+    engine.ask("team-a")
+    async with engine.running() as controller:
+        engine.annotate("team-a", paused="true")
+        await asyncio.sleep(HOUR + 1000)
+        engine.annotate("team-a", paused=None)
+        await asyncio.sleep(1)
+        assert engine.password("team-a") == engine.issuer.minted[1]
+        assert controller._states._expired_since == {}
+
+
 async def test_time_before_this_process_began_is_not_counted(engine: Engine) -> None:
     engine.ask("team-a")
     async with engine.running():
@@ -124,5 +137,19 @@ async def test_a_process_that_starts_shows_how_late_the_overdue_are(engine: Engi
 
 
 def series(engine: Engine) -> set[str]:
-    lines = generate_latest(engine.telemetry.registry).decode().splitlines()
+    lines = generate_latest(engine.metrics.registry).decode().splitlines()
     return {line.rpartition(" ")[0] for line in lines if not line.startswith(("#", "process_"))}
+
+
+async def test_what_may_not_be_written_into_the_secret_is_counted_under_its_reason_all_the_same(engine: Engine) -> None:
+    engine.api.fail("patch", 403, resource="secrets", times=10_000)
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(1)
+        assert engine.annotation("team-a", "error") is None
+        assert engine.metric("refused_claims", reason="WriteRefused") == 1
+        assert engine.metric("claims", state="refused") == 1
+        engine.api.heal()
+        await asyncio.sleep(30)
+        assert engine.metric("refused_claims", reason="WriteRefused") == 0
+        assert engine.metric("claims", state="valid") == 1

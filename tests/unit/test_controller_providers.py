@@ -11,15 +11,17 @@ import msgspec
 import pytest
 
 from controller import config
-from controller.http import Stream
-from hack.standin import crusoe
-from hack.standin.registry import Registry
-from hack.standin.wire import Answer, Vendor, Wire
-from tests.unit import contract_crusoe
+from controller.net.transport import Stream
+from testing import crusoe
+from testing.azure import CLIENT, REGISTRY
+from testing.registry import Registry
+from testing.tokens import KeyTrust
+from testing.wire import Answer, Slow, Vendor, Wire
+from tests.unit import contract_acr, contract_crusoe
 from tests.unit.contract_crusoe import ACCESS_KEY, SECRET_KEY, USER
 from tests.unit.engine import Engine
 from tests.unit.fake_issuer import HOUR
-from tests.unit.provider_world import WireTransport
+from tests.unit.provider_world import WireTransport, service_accounts
 from tests.unit.virtual_time import Clock
 
 HOST = "registry.us-east1-a.ccr.crusoecloudcompute.com"
@@ -58,7 +60,7 @@ class CrusoeEngine(Engine):
         content |= contract_crusoe.settings(self.directory)
         self.config = config.load(None, {"providers": {"crusoe": content}})
         self.providers = ("crusoe",)
-        self.issuers: Any = {"crusoe": self.hosts}
+        self.transports = {"crusoe": self.hosts}
 
 
 @pytest.fixture
@@ -84,6 +86,16 @@ async def test_a_token_that_the_registry_refuses_is_not_written(engine: CrusoeEn
     assert engine.vendor.minted[-1] not in engine.readable()
 
 
+async def test_a_token_that_the_registry_could_not_judge_is_written_and_the_log_names_the_provider(
+    engine: CrusoeEngine,
+) -> None:
+    engine.hosts.wires[HOST].script.append(Answer(503))
+    async with engine.running():
+        assert engine.password("team-a", HOST) == engine.vendor.minted[-1]
+    [entry] = engine.logged("token handed on untried")
+    assert (entry["provider"], entry["registry"]) == ("crusoe", HOST)
+
+
 async def test_a_registry_that_refuses_stops_only_the_claims_that_are_for_it(engine: CrusoeEngine) -> None:
     other = HOST.replace("east1", "west1")
     settings = engine.config.providers["crusoe"]
@@ -100,6 +112,29 @@ async def test_a_registry_that_refuses_stops_only_the_claims_that_are_for_it(eng
         assert (engine.annotation("team-b", "error") or "").startswith("TokenUnfit")
 
 
+async def test_a_mint_of_many_slow_answers_is_given_up_after_three_timeouts(clock: Clock, tmp_path: Path) -> None:
+    """Each answer comes within `timeoutSeconds`, which is 10, but there are four: the secret was replaced meanwhile."""
+    azure = contract_acr.vendor(clock, lambda audience: KeyTrust(service_accounts(), audience=audience, clock=clock))
+    hosts = Hosts(clock, {"login.microsoftonline.com": azure, REGISTRY: azure})
+    for wire in hosts.wires.values():
+        wire.script.extend([Slow(9)] * 2)
+    engine = Engine(clock, tmp_path)
+    content = {"type": "acr", "registries": [REGISTRY], "probe": True, **contract_acr.with_secret(tmp_path)}
+    engine.config = config.load(None, {"providers": {"acr": content}})
+    engine.providers, engine.transports = ("acr",), {"acr": hosts}
+    engine.ask("team-a", identity=contract_acr.IDENTITY)
+    async with engine.running():
+        azure.secrets[CLIENT] = contract_acr.NEXT_SECRET
+        (tmp_path / "secret").write_text(contract_acr.NEXT_SECRET)
+        await engine.settle(29)
+        assert len(azure.minted) == 2, "Entra's and the registry's, which has yet to be tried"
+        assert engine.logged("token not minted") == []
+        await engine.settle(1.1)
+        [entry] = engine.logged("token not minted")
+        assert entry["detail"] == "no token within 30 s"
+        assert engine.metric("mints_total", provider="acr", result="IssuerUnavailable") == 1
+
+
 async def test_a_clean_up_is_counted(engine: CrusoeEngine) -> None:
     async with engine.running():
         await engine.settle(8 * HOUR)
@@ -113,16 +148,20 @@ async def test_a_clean_up_that_fails_is_counted_and_logged_and_the_token_is_writ
         await engine.settle(8 * HOUR)
         assert engine.password("team-a", HOST) == engine.vendor.minted[-1]
         assert engine.metric("cleanups_total", provider="crusoe", result="failed") == 1
-    [entry] = engine.logged("clean-up at the issuer failed")
+    [entry] = engine.logged("cleaning up old tokens at the issuer failed")
     assert entry["provider"] == "crusoe"
     assert entry["detail"] == "MintRefused (HTTP 403)"
 
 
-async def test_no_token_that_a_secret_holds_is_deleted_in_three_days(engine: CrusoeEngine) -> None:
-    """Secrets of one identity are filled at different times, so that they hold tokens of different ages."""
+async def test_no_token_that_a_secret_holds_is_deleted_in_two_days(engine: CrusoeEngine) -> None:
+    """Secrets of one identity are filled at different times, so that they hold tokens of different ages.
+
+    The window is wide: what one Secret replaced after a fifth of its life another may hold for four fifths.
+    """
+    engine.config = msgspec.structs.replace(engine.config, refresh=config.Refreshing(from_=0.2, to=0.8))
     teams = [f"team-{letter}" for letter in "abcdefgh"]
     async with engine.running():
-        for quarter in range(3 * 24 * 4):
+        for quarter in range(2 * 24 * 4):
             filled = teams[: quarter // 4 + 1]  # one more each hour
             if quarter % 4 == 0 and 0 < quarter // 4 < len(teams):
                 engine.ask(filled[-1], identity=USER)

@@ -68,7 +68,7 @@ async def test_a_token_with_5_of_60_minutes_left_is_renewed_by_what_is_left(engi
 
 
 async def test_the_same_token_again_is_not_written_and_asked_anew_after_half_of_what_is_left(engine: Engine) -> None:
-    engine.issuer.same_token_until = engine.clock() + 2 * HOUR
+    engine.issuer.again = True
     engine.ask("team-a")
     async with engine.running():
         await asyncio.sleep(HOUR - 1)
@@ -81,17 +81,29 @@ async def test_the_same_token_again_is_not_written_and_asked_anew_after_half_of_
     assert len(asked) <= 12
 
 
+async def test_an_issuer_that_hands_the_same_token_out_is_asked_at_its_end_at_the_latest(engine: Engine) -> None:
+    """Half of what is left, but never under 10 s, would be after it."""
+    engine.issuer.lifetime_seconds = MINUTE
+    engine.issuer.again = True
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(MINUTE - 0.5)
+        engine.issuer.again = False
+        await asyncio.sleep(1.5)
+        assert engine.password("team-a") == engine.issuer.minted[1]
+
+
 async def test_a_shorter_token_is_not_written_for_the_clocks_sake(engine: Engine) -> None:
     engine.ask("team-a")
     async with engine.running():
         engine.issuer.lifetime_seconds = 10 * MINUTE
         await asyncio.sleep(0.66 * HOUR)
-        first = engine.issuer.tokens[0]
+        first = engine.issuer.minted[0]
         assert engine.mints >= 2
         assert engine.password("team-a") == first
         engine.issuer.lifetime_seconds = HOUR
         await asyncio.sleep(0.2 * HOUR)
-        assert engine.password("team-a") == engine.issuer.tokens[-1]
+        assert engine.password("team-a") == engine.issuer.minted[-1]
 
 
 async def test_an_issuers_outage_of_a_third_of_the_life_expires_nothing(engine: Engine) -> None:

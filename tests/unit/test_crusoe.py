@@ -10,11 +10,11 @@ import pytest
 
 from controller import config
 from controller.core.errors import MintError, Problem
-from controller.providers.crusoe import CLEANUP_DELETIONS, CLEANUP_SECONDS, Crusoe, Key, canonical, sign
-from hack.standin import crusoe as standin
-from hack.standin import wire
-from hack.standin.crusoe import ApiKey
-from hack.standin.wire import Answer, Hang, Scripted, Slow
+from controller.providers.crusoe import Crusoe, Key, canonical, sign
+from testing import crusoe as standin
+from testing import wire
+from testing.crusoe import ApiKey
+from testing.wire import Answer, Hang, Scripted, Slow
 from tests.unit.contract_crusoe import ACCESS_KEY, ROW, SECRET_KEY, USER
 from tests.unit.provider_world import World, configured
 from tests.unit.virtual_time import Clock
@@ -197,7 +197,7 @@ async def test_a_token_is_deleted_an_hour_after_the_last_secret_replaced_it_and_
 
 async def test_where_refreshes_may_come_later_tokens_are_deleted_later(world: World) -> None:
     tools = dataclasses.replace(world.tools, refreshed_by_share=0.8)
-    provider = Crusoe("late", configured(ROW, world.directory, {"alias": ALIAS}), tools)
+    provider = Crusoe(configured(ROW, world.directory, {"alias": ALIAS}), tools)
     api(world).api_keys = [listed(world.clock, age=0)]
     world.clock.step(0.8 * 12 * HOUR + HOUR - 1)
     await provider.mint(USER, ())
@@ -282,8 +282,8 @@ async def test_it_is_done_once_an_hour_at_most(world: World) -> None:
     assert len(world.cleaned) == 2
 
 
-async def test_one_clean_up_is_bounded_and_the_next_goes_on(world: World) -> None:
-    over = [listed(world.clock, age=13 * HOUR, key_id=f"k{number}") for number in range(CLEANUP_DELETIONS + 5)]
+async def test_one_clean_up_deletes_20_tokens_at_most_and_the_next_goes_on(world: World) -> None:
+    over = [listed(world.clock, age=13 * HOUR, key_id=f"k{number}") for number in range(25)]
     api(world).api_keys = list(over)
     await world.mint()
     assert len(api(world).api_keys) == 5 + 1
@@ -304,7 +304,7 @@ async def test_a_clean_up_that_fails_keeps_no_token_back_and_is_told(
     began = world.clock()
     token = await world.mint()
     assert token.password == world.vendor.minted[-1]
-    assert world.clock() - began <= CLEANUP_SECONDS
+    assert world.clock() - began <= 5
     [error] = world.cleaned
     deleted_anyway = request_number == 2 and fault is wire.HTML  # a deletion's answer has no body to judge
     assert (error is None) == deleted_anyway
@@ -328,9 +328,11 @@ async def test_old_is_what_the_issuers_clock_calls_old(world: World) -> None:
     assert [asked.method for asked in world.wire.asked] == ["POST", "GET"]
 
 
-async def test_a_slow_clean_up_ends_in_time(world: World) -> None:
-    world.wire.script.extend([None, Slow(CLEANUP_SECONDS + 1)])
+async def test_a_slow_clean_up_ends_after_five_seconds(world: World) -> None:
+    world.wire.script.extend([None, Slow(6)])
+    began = world.clock()
     await world.mint()
+    assert world.clock() - began == 5
     [error] = world.cleaned
     assert error is not None
     assert error.problem is Problem.ISSUER_UNAVAILABLE

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from controller.core.model import Key, Ref
-from controller.core.projection import Observed, project
-from controller.dispatcher import NO_PROVIDER
+from controller.core.projection import ObservedSecret, project
+from controller.engine.dispatcher import NO_PROVIDER
 from tests.unit.engine import NAME, PREFIX, Engine, asking, identity
 from tests.unit.fake_issuer import HOUR
+from tests.unit.queues import deadline
 from tests.unit.virtual_time import Clock
 
 KEY = Key("team-a", NAME, "")
@@ -26,19 +27,19 @@ async def engine(clock: Clock, tmp_path: Path) -> Engine:
     return engine
 
 
-def seen(engine: Engine) -> Observed:
+def seen(engine: Engine) -> ObservedSecret:
     return project(json.dumps(engine.api.secret("team-a", NAME)).encode())
 
 
 def deadlines(engine: Engine, key: Key = KEY) -> dict[str, float]:
     assert engine.controller is not None
-    found = {name: queue.deadline(key) for name, queue in engine.controller._queues.items()}
+    found = {name: deadline(queue, key) for name, queue in engine.controller._queues.items()}
     return {name: at for name, at in found.items() if at is not None}
 
 
 def tell(engine: Engine) -> None:
     assert engine.controller is not None
-    engine.controller._dispatcher.changed(seen(engine))
+    engine.controller._dispatcher.upserted(seen(engine))
 
 
 def put_filled(engine: Engine, *, age_seconds: float) -> None:
@@ -77,7 +78,7 @@ async def test_an_older_version_changes_nothing(engine: Engine) -> None:
     tell(engine)
     before = deadlines(engine)
     assert engine.controller is not None
-    engine.controller._dispatcher.changed(old)
+    engine.controller._dispatcher.upserted(old)
     engine.controller._dispatcher.deleted(old.ref, old.resource_version)
     assert deadlines(engine) == before
 
@@ -103,6 +104,22 @@ async def test_a_claim_is_in_the_queue_of_its_provider_alone(engine: Engine) -> 
         engine.api.put_secret("team-a", NAME, annotations=asking(identity=identity(1), provider=provider), config={})
         tell(engine)
         assert list(deadlines(engine)) == [queue]
+
+
+async def test_a_claim_that_moves_to_another_provider_while_it_is_processed_waits_for_that_to_end(
+    engine: Engine,
+) -> None:
+    """Else two workers have it at once."""
+    assert engine.controller is not None
+    queues = engine.controller._queues
+    engine.api.put_secret("team-a", NAME, annotations=asking(identity=identity(1), provider="a"), config={})
+    tell(engine)
+    assert (await queues["a"].get()).key == KEY
+    engine.annotate("team-a", provider="b")
+    tell(engine)
+    assert list(deadlines(engine)) == ["a"], "from where the run that is under way hands it over"
+    queues["a"].done(KEY, None)
+    assert queues["b"].depth() == 0
 
 
 async def test_what_asks_for_nothing_any_more_has_no_deadline(engine: Engine) -> None:

@@ -19,12 +19,12 @@ from controller.core.dockerconfig import (
     canonical_key,
     credentials,
     fingerprint,
-    jwt_claim,
-    jwt_instant,
     merge,
     normalise,
     parse,
 )
+from controller.core.jwt import jwt_claim, jwt_instant
+from testing.dockerconfigs import CASES, Read
 from tests.unit.fakes import encode_segment, entry, jwt
 
 HUB = "https://index.docker.io/v1/"
@@ -43,7 +43,7 @@ def b64(text: str) -> str:
 
 @pytest.mark.parametrize("content", [b"", b"null", b"{}", b" {} ", b'{"auths":null}', b'{"auths":{}}', b"\n\tnull"])
 def test_empty_comes_in_many_forms(content: bytes) -> None:
-    assert parse(content).auths == {}
+    assert parse(content).auths == ()
     assert parse(content).hosts == ()
     assert parse(content).plain
 
@@ -52,7 +52,8 @@ def test_empty_comes_in_many_forms(content: bytes) -> None:
     "content",
     [
         *(b"[]", b"7", b'"x"', b"true", b"{", b"{}{}", b"hello", b"\xff\xfe", b"\xef\xbb\xbf{}", b"{'auths':{}}"),
-        *(b'{"auths":[]}', b'{"auths":""}', b'{"auths":0}', b'{"auths":false}', b'{"\xff":1}', b'{"auths":{"\xff":1}}'),
+        *(b'{"auths":[]}', b'{"auths":""}', b'{"auths":0}', b'{"auths":false}', b'{"auths":{}}\xff'),
+        *(b'{"auths":{"a":NaN}}', b'{"auths":{"a":01}}', b'{"auths":{"a":{"x":"\\q"}}}', b'{"auths":{"a\n":1}}'),
         *(b"[" * 200_000, b'{"a":' * 200_000, b'{"auths":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
     ],
 )
@@ -90,9 +91,55 @@ def test_whatever_the_bytes_they_are_read_or_unreadable(content: bytes, data: st
         parse(merge(read, hosts=["cgr.dev"], username="u", password="p"))
 
 
-def test_of_a_key_that_stands_twice_the_later_counts_as_for_the_kubelet() -> None:
+@pytest.mark.parametrize(("content", "read"), CASES.values(), ids=CASES.keys())
+def test_a_config_is_read_as_the_kubelet_reads_it(content: bytes, read: Read) -> None:
+    try:
+        config = parse(content)
+    except Unreadable:
+        assert read is None
+        return
+    assert bool(config.unreadable) is (read is None)
+    pairs = {entry.member.key: entry.credential for entry in config.auths}
+    assert read is None or pairs == {key: (_text(user), _text(password)) for key, (user, password) in read.items()}
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def test_of_a_key_that_is_given_twice_the_later_counts_as_for_the_kubelet() -> None:
     twice = b'{"auths":{"a":{"username":"x"}},"auths":{"b":{"username":"y"},"b":{"username":"z"}}}'
-    assert credentials(parse(twice), ["a", "b"]) == {"b": ("z", "")}
+    assert credentials(parse(twice), ["a", "b"]) == {"a": ("x", ""), "b": ("z", "")}
+
+
+@pytest.mark.parametrize("broken", ["CGR.dev", "https://cgr.dev/v1/"])
+def test_an_unreadable_entry_in_another_spelling_counts_as_no_credential(broken: str) -> None:
+    """Else the token beside it would count as valid, and no kubelet would read it."""
+    read = parse(config(**{broken: {"auth": "!"}, "cgr.dev": entry("u", "p")}))
+    assert credentials(read, ["cgr.dev"]) == {"cgr.dev": ("", "")}
+
+
+def test_what_no_kubelet_can_decode_is_named() -> None:
+    entries = {"https://B.example/v1/": {"auth": "!"}, "a.example": 7, "c.example": {}, "d.example": {"auth": "dTpw"}}
+    content = json.dumps({"auths": entries, "HttpHeaders": {"X": 1}}).encode()
+    assert parse(content).unreadable == ("HttpHeaders", "a.example", "b.example")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 10_000])
+def test_up_to_ten_thousand_entries_are_read(number: int) -> None:
+    assert len(parse(config(**{f"{each:x}": {} for each in range(number)})).auths) == number
+
+
+@pytest.mark.parametrize("spelling", [b"x", b"auths", b"AUTHS"])
+def test_more_than_ten_thousand_entries_are_unreadable(spelling: bytes) -> None:
+    """80,000 fit into a Secret, and its editor would stop the controller for half a second with each edit."""
+    one, other = (b",".join(b'"%d":{}' % each for each in range(first, first + 5001)) for first in (0, 5001))
+    with pytest.raises(Unreadable):
+        parse(
+            b'{"auths":{%s,%s}}' % (one, other)
+            if spelling == b"x"
+            else b'{"auths":{%s},"%s":{%s}}' % (one, spelling, other)
+        )
 
 
 def test_a_very_deep_foreign_entry_is_unreadable_or_kept_but_never_an_error() -> None:
@@ -203,7 +250,7 @@ NO_CREDENTIAL = ("", "")
         pytest.param({"auth": b64("u:p") + "="}, NO_CREDENTIAL, id="too much padding"),
         pytest.param({"auth": b64("u:pq")[:-1]}, NO_CREDENTIAL, id="too little padding"),
         pytest.param({"auth": "="}, NO_CREDENTIAL, id="padding alone"),
-        pytest.param({"auth": base64.b64encode(b"\xff\xfe:p").decode()}, NO_CREDENTIAL, id="not UTF-8"),
+        pytest.param({"auth": base64.b64encode(b"\xff\xfe:p").decode()}, ("\udcff\udcfe", "p"), id="not UTF-8"),
         pytest.param({"auth": 7, "username": "u"}, NO_CREDENTIAL, id="a number"),
         pytest.param([], NO_CREDENTIAL, id="no object"),
         pytest.param({"username": "u", "password": "p", "identitytoken": "t", "x": 1}, ("u", "p"), id="unknown fields"),
@@ -281,12 +328,10 @@ def test_foreign_entries_keep_their_bytes_and_their_order(
     merged = merge(before, hosts=["cgr.dev"], username="_token", password="new", remove=["old.example"])
 
     after = parse(merged)
-    theirs = [key for key in keys if key in foreign]
-    assert [key for key in after.auths if key != "cgr.dev"] == theirs
-    for key in theirs:
-        assert bytes(after.auths[key]) == bytes(before.auths[key])
-    assert [key for key in after.top if key != "auths"] == [key for key in before.top if key != "auths"]
-    assert all(bytes(after.top[key]) == bytes(before.top[key]) for key in before.top if key != "auths")
+    theirs = [e.member for e in before.auths if e.host not in ("cgr.dev", "old.example")]
+    assert [member.key for member in theirs] == [key for key in keys if key in foreign]
+    assert [e.member for e in after.auths if e.host != "cgr.dev"] == theirs
+    assert [member for member in after.top if member.key != "auths"] == [m for m in before.top if m.key != "auths"]
     assert credentials(after, ["cgr.dev", "old.example"]) == {"cgr.dev": ("_token", "new")}
     assert merge(after, hosts=["cgr.dev"], username="_token", password="new") == merged
 
@@ -335,6 +380,22 @@ def test_all_three_fields_are_written() -> None:
     merged = merge(EMPTY, hosts=["cgr.dev"], username="_token", password="eyJ.a.b")
     expected = {"username": "_token", "password": "eyJ.a.b", "auth": "X3Rva2VuOmV5Si5hLmI="}
     assert json.loads(merged) == {"auths": {"cgr.dev": expected}}
+
+
+@pytest.mark.parametrize(
+    ("content", "merged"),
+    [
+        (b'{"a":"\xff","auths":{"b":{"x":"\xfe"}}}', b'{"a":"\xff","auths":{"b":{"x":"\xfe"},%s}}'),
+        (b'{"\xff":1,"auths":{"\xfe":{}}}', b'{"\xff":1,"auths":{"\xfe":{},%s}}'),
+        (b'{"auths":{"\\ud800":{"x":"\\udfff"}}}', b'{"auths":{"\\ud800":{"x":"\\udfff"},%s}}'),
+        (b'{"auths":{"b":1,"b":2},"x":3,"x":4}', b'{"auths":{"b":1,"b":2,%s},"x":3,"x":4}'),
+        (b'{"AUTHS":{"b":1},"x":3,"auths":{"c":2}}', b'{"auths":{"b":1,"c":2,%s},"x":3}'),
+        (b'{"auths":{"b":1},"auths":null,"auths":{"c":2}}', b'{"auths":{"c":2,%s}}'),
+    ],
+)
+def test_what_is_not_ours_keeps_its_bytes_even_if_they_are_no_utf_8(content: bytes, merged: bytes) -> None:
+    ours = b'"cgr.dev":{"auth":"dTpw","password":"p","username":"u"}'
+    assert merge(parse(content), hosts=["cgr.dev"], username="u", password="p") == merged % ours
 
 
 def test_auths_that_is_null_becomes_an_object_in_its_place() -> None:

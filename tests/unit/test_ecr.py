@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from controller.core.dockerconfig import jwt_claim
 from controller.core.errors import MintError, Problem
+from controller.core.jwt import jwt_claim
 from controller.core.model import Token
-from hack.standin.aws import AGENT_AUDIENCE, STS_AUDIENCE, Role
-from hack.standin.wire import Answer, in_json
+from testing.aws import AGENT_AUDIENCE, STS_AUDIENCE, Role
+from testing.wire import Answer, in_json
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
     AGENTS_ROLE,
@@ -197,6 +197,10 @@ async def test_a_key_of_two_lines_is_no_key_and_the_issuer_is_not_asked(new_worl
     keys = {"accessKeyId": {"file": str(tmp_path / "id")}, "secretAccessKey": {"file": str(tmp_path / "key")}}
     world = new_world(credentials="static", tokenFile=None, **keys)
     assert (await refused(world)).problem is Problem.PROOF_UNFIT
+    with pytest.raises(MintError):
+        await world.provider.check_proof()
+    (tmp_path / "id").write_text("AKIDEXAMPLE")
+    await world.provider.check_proof()
     assert not world.wire.asked
 
 

@@ -17,7 +17,7 @@ from botocore.loaders import Loader
 import controller.providers
 from controller import config
 from controller.providers import aws
-from hack.standin.aws import Role
+from testing.aws import Role
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
     FIRST_ROLE,
@@ -194,17 +194,19 @@ STATIC = {"credentials": "static", "tokenFile": None, "accessKeyId": {"env": "A"
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"tokenFile": None}, "tokenFile: must be the path"),
-        ({"credentials": "podIdentity", "tokenFile": None}, "tokenFile: must be the path"),
+        ({"tokenFile": None}, "tokenFile: is needed with credentials webIdentity"),
+        ({"credentials": "podIdentity", "tokenFile": None}, "tokenFile: is needed with credentials podIdentity"),
         ({"credentials": "profile"}, "credentials: must be one of webIdentity, podIdentity, static"),
-        ({**STATIC, "tokenFile": "/t"}, "tokenFile: has no meaning with credentials: static"),
-        ({**STATIC, "roleArn": FIRST_ROLE}, "roleArn: has no meaning with credentials: static"),
-        ({**STATIC, "audience": "x"}, "audience: has no meaning with credentials: static"),
+        ({**STATIC, "tokenFile": "/t"}, "tokenFile: is not used with credentials static; remove it"),
+        ({**STATIC, "roleArn": FIRST_ROLE}, "roleArn: is not used with credentials static; remove it"),
+        ({**STATIC, "audience": "x"}, "audience: is not used with credentials static; remove it"),
         ({**STATIC, "accessKeyId": {}}, "accessKeyId: must name either env"),
         ({**STATIC, "secretAccessKey": {"env": "A", "file": "/b"}}, "secretAccessKey: must name either env"),
         ({**STATIC, "accessKeyId": {"environ": "A"}}, "accessKeyId.environ: is not a known key"),
-        ({"accessKeyId": {"env": "A"}}, "accessKeyId: has no meaning with credentials: webIdentity"),
-        ({"podIdentityEndpoint": "http://127.0.0.1"}, "podIdentityEndpoint: has no meaning with credentials: web"),
+        ({**STATIC, "sessionToken": {}}, "sessionToken: must name either env"),
+        ({**STATIC, "sessionToken": {"env": "A", "environ": "B"}}, "sessionToken.environ: is not a known key"),
+        ({"accessKeyId": {"env": "A"}}, "accessKeyId: is not used with credentials webIdentity; remove it"),
+        ({"podIdentityEndpoint": "http://127.0.0.1"}, "podIdentityEndpoint: is not used with credentials web"),
         (
             {"credentials": "podIdentity", "podIdentityEndpoint": "http://metadata.example"},
             "podIdentityEndpoint: must be https, unless",
@@ -218,17 +220,20 @@ STATIC = {"credentials": "static", "tokenFile": None, "accessKeyId": {"env": "A"
         ),
         ({"durationSeconds": 3601, "credentials": "podIdentity"}, "durationSeconds: must be from 900 to 3600"),
         ({"roleArn": "first"}, "roleArn: must be the ARN of a role"),
-        ({"externalId": "x-1"}, "externalId: is sent by one role to another only"),
+        ({"externalId": "x-1"}, "externalId: is only sent by one role to another"),
         ({"externalId": "with blanks", "roleArn": FIRST_ROLE}, "externalId: must be 2 to 1224"),
         ({"sessionName": "a b"}, "sessionName: must be 2 to 64"),
         ({"sessionName": "x"}, "sessionName: must be 2 to 64"),
-        ({"region": "eu-central-1/../x"}, "region: 'eu-central-1/../x' is no region"),
-        ({"stsRegion": "x"}, "stsRegion: 'x' is no region"),
+        ({"region": "eu-central-1/../x"}, "region: 'eu-central-1/../x' is not a region"),
+        ({"stsRegion": "x"}, "stsRegion: 'x' is not a region"),
         ({"region": "us-east-1"}, f"registries: '{REGISTRY}' is not in us-east-1"),
-        ({"registries": ["cgr.dev"]}, "region: must be set"),
-        ({"registries": [REGISTRY, "cgr.dev"]}, "registries: 'cgr.dev' is no registry of ECR"),
-        ({"registries": [REGISTRY, REGISTRY.replace("central", "west")]}, "region: must be set, since the registries"),
-        ({"registries": [f"{REGISTRY}.evil.example"]}, f"registries: '{REGISTRY}.evil.example' is no registry of ECR"),
+        ({"registries": ["cgr.dev"]}, "region: is needed"),
+        ({"registries": [REGISTRY, "cgr.dev"]}, "registries: 'cgr.dev' is not a registry of ECR"),
+        ({"registries": [REGISTRY, REGISTRY.replace("central", "west")]}, "region: is needed, since the registries"),
+        (
+            {"registries": [f"{REGISTRY}.evil.example"]},
+            f"registries: '{REGISTRY}.evil.example' is not a registry of ECR",
+        ),
         ({"ecrEndpoint": "http://ecr.example"}, "ecrEndpoint: must be https"),
         ({"stsEndpoint": "http://sts.example"}, "stsEndpoint: must be https"),
     ],
@@ -244,7 +249,9 @@ def test_a_region_without_the_wanted_endpoints_is_told(tmp_path: Path, monkeypat
         raise EndpointProviderError(msg="DualStack is enabled but this partition does not support DualStack")
 
     monkeypatch.setattr(EndpointProvider, "resolve_endpoint", refuse)
-    with pytest.raises(config.ConfigError, match="region: eu-central-1 has no endpoint of ecr with fips and dualStack"):
+    with pytest.raises(
+        config.ConfigError, match="region: eu-central-1 has no endpoint of ecr for these fips and dualStack"
+    ):
         configured(contract_ecr.ROW, tmp_path, {"dualStack": True})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.core.errors import Problem, StaleProof
-from hack.standin.wire import Answer, in_json
+from testing.wire import Answer, in_json
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
     STALE,

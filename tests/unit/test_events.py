@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ import structlog
 
 from controller.core.model import ManagedSecret, Ref
 from controller.core.projection import project
-from controller.kube.events import BURST, PER_SECOND, REMEMBERED, EventRecorder
+from controller.kube.events import EventRecorder, Result
 from tests.unit.fake_api import FakeApi
 from tests.unit.virtual_time import Clock
 
@@ -27,15 +28,23 @@ def api(clock: Clock) -> FakeApi:
 @pytest.fixture
 async def secret(api: FakeApi) -> ManagedSecret:
     api.put_secret("team-a", "pull-secret", annotations=IDENTITY)
-    found = project(await api.client().get_secret(Ref("team-a", "pull-secret"))).secret
+    found = project(await api.client().get_secret(Ref("team-a", "pull-secret"))).item
     assert found is not None
     api.requests.clear()
     return found
 
 
 @pytest.fixture
-def recorder(api: FakeApi, clock: Clock) -> EventRecorder:
-    return EventRecorder(client=api.client(), now=clock, log=structlog.get_logger())
+def counts() -> Counter[Result]:
+    return Counter()
+
+
+@pytest.fixture
+def recorder(api: FakeApi, clock: Clock, counts: Counter[Result]) -> EventRecorder:
+    def count(result: Result) -> None:
+        counts[result] += 1
+
+    return EventRecorder(client=api.client(), now=clock, count=count, log=structlog.get_logger())
 
 
 @asynccontextmanager
@@ -51,6 +60,14 @@ async def sending(recorder: EventRecorder) -> AsyncIterator[None]:
 
 def say(recorder: EventRecorder, secret: ManagedSecret, message: str = "a token was written") -> None:
     recorder.record(secret, kind="Normal", reason="Written", message=message)
+
+
+def warn(recorder: EventRecorder, secret: ManagedSecret, message: str) -> None:
+    recorder.record(secret, kind="Warning", reason="Refused", message=message)
+
+
+def another(secret: ManagedSecret, number: int, namespace: str = "team-a") -> ManagedSecret:
+    return replace(secret, uid=f"uid-{namespace}-{number}", ref=Ref(namespace, f"secret-{number}"))
 
 
 async def test_an_event_names_the_secret_as_kubectl_looks_for_it(
@@ -104,32 +121,103 @@ async def test_other_words_or_another_secret_are_another_event(
     assert len({event["metadata"]["name"] for event in api.events}) == 3
 
 
-async def test_a_flood_is_kept_back_and_not_lost(api: FakeApi, recorder: EventRecorder, secret: ManagedSecret) -> None:
-    """A burst at once, then so many a second."""
+async def test_a_flood_of_warnings_is_50_events_at_once_and_then_one_a_second(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret, counts: Counter[Result]
+) -> None:
     async with sending(recorder):
-        for number in range(BURST + 100):
-            say(recorder, secret, f"message {number}")
+        for number in range(10_000):
+            warn(recorder, another(secret, number), "the identity is refused")
         await asyncio.sleep(0.01)
-        assert len(api.events) == BURST
-        await asyncio.sleep(5)
-        assert len(api.events) == BURST + 5 * PER_SECOND
-        await asyncio.sleep(5)
-    assert [event["message"] for event in api.events] == [f"message {number}" for number in range(BURST + 100)]
+        assert len(api.events) == 50
+        await asyncio.sleep(60)
+        assert len(api.events) == 50 + 60
+        await asyncio.sleep(840)
+        assert len(api.events) == 50 + 900
+    assert [event["involvedObject"]["name"] for event in api.events] == [f"secret-{number}" for number in range(950)]
+    assert counts == {"written": 950, "dropped": 10_000 - 4096}
 
 
-async def test_memory_is_bounded(recorder: EventRecorder, secret: ManagedSecret) -> None:
-    """Nothing is sent here: what is above the bound is dropped."""
-    with structlog.testing.capture_logs():
-        for number in range(2 * REMEMBERED):
-            say(recorder, secret, f"message {number}")
-    assert len(recorder._heap) == REMEMBERED
-    assert len(recorder._series) <= REMEMBERED
+async def test_ten_thousand_fills_of_one_namespace_are_a_handful_of_events_that_count_the_others(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret, counts: Counter[Result]
+) -> None:
+    async with sending(recorder):
+        for number in range(10_000):
+            say(recorder, another(secret, number))
+        await asyncio.sleep(900)
+    assert len(api.events) == 50
+    assert counts == {"written": 50, "merged": 9950}
+    assert api.events[0]["message"] == "a token was written"
+    assert api.events[-1]["message"] == (
+        "a token was written (the same is true of 9950 more Secrets in this namespace)"
+    )
+
+
+async def test_ten_thousand_fills_of_ten_thousand_namespaces_are_110_events(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret, counts: Counter[Result]
+) -> None:
+    """News that had to wait for a minute is none any more."""
+    async with sending(recorder):
+        for number in range(10_000):
+            say(recorder, another(secret, number, f"team-{number}"))
+        await asyncio.sleep(900)
+    assert len(api.events) == 50 + 60
+    assert counts == {"written": 110, "dropped": 9890}
+    assert not recorder._waiting_news
+
+
+async def test_warnings_come_before_news_that_waits(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret
+) -> None:
+    async with sending(recorder):
+        for number in range(300):
+            say(recorder, another(secret, number, f"team-{number}"))
+        await asyncio.sleep(5.5)
+        warn(recorder, secret, "the identity is refused")
+        await asyncio.sleep(1)
+        assert [event["type"] for event in api.events] == ["Normal"] * 55 + ["Warning"]
+
+
+async def test_those_that_were_counted_are_not_counted_again_when_the_event_is_repeated(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret
+) -> None:
+    async with sending(recorder):
+        for number in range(60):
+            say(recorder, another(secret, number))
+        await asyncio.sleep(7200)
+        api.forget_events()
+        say(recorder, another(secret, 49))
+        await asyncio.sleep(1)
+    assert api.events[-1]["message"] == "a token was written"
+
+
+async def test_news_that_is_counted_with_others_is_news_of_its_own_the_next_time(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret
+) -> None:
+    async with sending(recorder):
+        for number in range(60):
+            say(recorder, another(secret, number))
+        await asyncio.sleep(200)
+        say(recorder, another(secret, 59))
+        await asyncio.sleep(1)
+    assert len(api.events) == 51
+    assert api.events[-1]["message"] == "a token was written"
+
+
+async def test_memory_is_bounded(recorder: EventRecorder, secret: ManagedSecret, counts: Counter[Result]) -> None:
+    """Nothing is sent here: what comes after the first 4096 is dropped."""
+    for number in range(10_000):
+        warn(recorder, secret, f"message {number}")
+        say(recorder, another(secret, number, f"team-{number}"))
+    assert len(recorder._heaps["Warning"]) == len(recorder._heaps["Normal"]) == 4096
+    assert len(recorder._waiting_news) <= 4096
+    assert len(recorder._series) <= 4096
+    assert counts == {"dropped": 2 * (10_000 - 4096)}
 
 
 async def test_the_same_words_take_one_place(recorder: EventRecorder, secret: ManagedSecret) -> None:
     for _ in range(100):
         say(recorder, secret)
-    assert len(recorder._heap) == 1
+    assert len(recorder._heaps["Normal"]) == 1
 
 
 async def test_an_event_that_the_server_forgot_is_created_again(
@@ -143,6 +231,7 @@ async def test_an_event_that_the_server_forgot_is_created_again(
         say(recorder, secret)
         await asyncio.sleep(0.01)
     assert [request.verb for request in api.requests] == ["create", "patch", "create"]
+    assert {request.query["fieldManager"] for request in api.requests} == {"pull-secret-updater"}
     assert api.events[0]["count"] == 2
 
 
@@ -180,17 +269,17 @@ async def test_flush_sends_what_waits_in_bounded_time(
     api: FakeApi, recorder: EventRecorder, secret: ManagedSecret, clock: Clock
 ) -> None:
     """At the end, beside or without run()."""
-    for number in range(BURST + 100):
-        say(recorder, secret, f"message {number}")
+    for number in range(60):
+        warn(recorder, secret, f"message {number}")
     before = clock()
     with structlog.testing.capture_logs() as logs:
-        await recorder.flush(1.0)
-    assert clock() - before == pytest.approx(1.0)
-    assert BURST + 9 <= len(api.events) <= BURST + 10
-    assert logs[0]["left"] > 0
+        await recorder.flush(1.5)
+    assert clock() - before == pytest.approx(1.5)
+    assert len(api.events) == 51
+    assert logs[0]["left"] == 9
     async with sending(recorder):
         await recorder.flush(60.0)
-    assert len(api.events) == BURST + 100
+    assert len(api.events) == 60
 
 
 async def test_flush_of_nothing_returns_at_once(recorder: EventRecorder, clock: Clock) -> None:

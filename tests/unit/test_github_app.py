@@ -11,10 +11,10 @@ import pytest
 
 from controller import config
 from controller.core.errors import MintError, Problem
-from controller.providers.base import MissingExtra
+from controller.providers.contract import MissingExtra
 from controller.providers.github_app import GithubApp
-from hack.standin.github import Github, refusal
-from hack.standin.wire import Answer
+from testing.github import Github, refusal
+from testing.wire import Answer
 from tests.unit.contract_github_app import APP, KEY_FILE, ROW, key_pair
 from tests.unit.provider_world import World, configured
 from tests.unit.virtual_time import Clock
@@ -81,19 +81,19 @@ async def test_a_file_that_holds_no_key_is_told_without_its_content(world: World
     assert not world.wire.asked
 
 
-def test_a_token_file_would_do_nothing_and_is_told(tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match="tokenFile: has no meaning with type: github-app"):
+def test_a_token_file_would_do_nothing_and_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="tokenFile: is not a known key"):
         configured(ROW, tmp_path, {"tokenFile": "/x"})
 
 
 def test_it_has_to_be_asked_for_and_says_why(tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=r"experimental: must be true: ghcr.io takes the login"):
+    with pytest.raises(config.ConfigError, match=r"experimental: must be true; ghcr\.io accepts logins"):
         configured(ROW, tmp_path, {"experimental": False})
 
 
 @pytest.mark.parametrize("key", ["appId", "privateKeyFile"])
 def test_what_is_missing_is_told_with_its_path(tmp_path: Path, key: str) -> None:
-    with pytest.raises(config.ConfigError, match=rf"^providers\.under-test\.{key}: must be"):
+    with pytest.raises(config.ConfigError, match=rf"^providers\.under-test\.{key}: must not be empty$"):
         configured(ROW, tmp_path, {key: ""})
 
 
@@ -112,7 +112,7 @@ def test_a_missing_package_stops_the_provider_from_being_built(world: World, mon
     settings = configured(ROW, world.directory)
     monkeypatch.setitem(sys.modules, "jwt", None)
     with pytest.raises(MissingExtra, match="github"):
-        GithubApp("github", settings, world.tools)
+        GithubApp(settings, world.tools)
 
 
 def test_a_package_that_no_configured_provider_needs_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,19 @@ def test_other_pins_have_another_place(programs: GoPrograms, tmp_path: Path) -> 
     assert {place.parent for place in places} == {user_cache({"XDG_CACHE_HOME": "/cache"})}
 
 
+def test_a_program_of_our_own_is_built_again_when_it_changes_and_no_other_is(tmp_path: Path) -> None:
+    """Else a change of a small program would cost everybody a new kube-apiserver."""
+    (tmp_path / "ours" / "small").mkdir(parents=True)
+    for file in ("go.mod", "go.sum", "small/main.go"):
+        (tmp_path / "ours" / file).write_text("")
+    large = GoPrograms(name="x", module=tmp_path / "ours", packages={"l": "k8s.io/large"}, estimate="an hour")
+    small = dataclasses.replace(large, packages={"s": "ours/small"})
+    before = large.directory(), small.directory()
+    (tmp_path / "ours" / "small" / "main.go").write_text("package main")
+    assert large.directory() == before[0]
+    assert small.directory() != before[1]
+
+
 def test_what_is_there_is_not_built(programs: GoPrograms, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     environment = {"XDG_CACHE_HOME": str(tmp_path)}
     programs.directory(environment).mkdir(parents=True)

@@ -15,10 +15,11 @@ import pytest
 
 from controller import config
 from controller.core.errors import MintError, Problem
-from controller.http import AiohttpTransport, is_link_local
+from controller.net.transport import AiohttpTransport
+from controller.net.urls import is_link_local
 from controller.providers import SHAPES, google
-from hack.standin.google import AUDIENCE, CLOUD_PLATFORM, PROVIDER, Google, api_error, oauth_error
-from hack.standin.wire import Answer, in_json
+from testing.google import AUDIENCE, CLOUD_PLATFORM, PROVIDER, Google, api_error, oauth_error
+from testing.wire import Answer, in_json
 from tests.unit.contract_google import (
     DIRECT,
     EMAIL,
@@ -153,6 +154,12 @@ async def test_a_key_signs_an_assertion_of_one_hour(new_world: NewWorld) -> None
         "iat": now,
         "exp": now + 3600,
     }
+
+
+async def test_a_metadata_server_needs_no_proof_that_could_be_checked(new_world: NewWorld) -> None:
+    world = new_world(METADATA)
+    await world.provider.check_proof()
+    assert (world.wire.asked, world.proofs_read) == ([], [])
 
 
 async def test_the_node_gives_a_token_of_its_own_account_by_name(new_world: NewWorld) -> None:
@@ -409,7 +416,10 @@ async def test_an_external_account_file_without_impersonation_is_the_providers_o
     [
         ({"type": "external_account"}, "type must be service_account"),
         ({"private_key": None}, "must be a JSON object with type, client_email"),
-        ({"private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"}, "no RSA key in PEM"),
+        (
+            {"private_key": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"},
+            "private_key is not an RSA key in PEM",
+        ),
         ({"token_uri": "https://evil.example/token"}, "token_uri must be the configured one"),
         ({"universe_domain": "evil.example"}, "universe_domain"),
     ],
@@ -440,7 +450,7 @@ def test_a_key_in_another_universe_is_refused(tmp_path: Path) -> None:
         tmp_path / "k.json", universe_domain="apis-example.goog", token_uri="https://oauth2.apis-example.goog/token"
     )
     text = problems(KEY, tmp_path, credentialsFile=path, universeDomain="apis-example.goog")
-    assert "keys are exchanged for tokens in the universe googleapis.com alone" in text
+    assert "keys are exchanged for tokens only in the universe googleapis.com" in text
 
 
 async def test_a_file_that_is_not_there_yet_is_told_when_it_is_needed(new_world: NewWorld, tmp_path: Path) -> None:
@@ -452,30 +462,38 @@ async def test_a_file_that_is_not_there_yet_is_told_when_it_is_needed(new_world:
 
 # The configuration.
 
+ON_A_NODE = {"credentials": "metadata", "tokenFile": None, "workloadIdentityProvider": None}
+
 
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ({"tokenFile": None}, "tokenFile: is needed for credentials workloadIdentity"),
+        ({"tokenFile": None}, "tokenFile: is needed with credentials workloadIdentity"),
         ({"workloadIdentityProvider": None}, "workloadIdentityProvider: is needed"),
         ({"workloadIdentityProvider": "projects/my-project/x"}, "workloadIdentityProvider: must be projects/<number>/"),
-        ({"credentialsFile": "/etc/key.json"}, "credentialsFile: is not used for credentials workloadIdentity; remove"),
-        ({"credentials": "metadata"}, "tokenFile: is not used for credentials metadata; remove it"),
+        ({"credentialsFile": "/etc/key.json"}, "credentialsFile: is not used with credentials workloadIdentity; remov"),
+        ({"credentials": "metadata"}, "tokenFile: is not used with credentials metadata; remove it"),
         ({"credentials": "default"}, "credentials: must be one of workloadIdentity, externalAccount, metadata"),
         ({"lifetime": "13h"}, "lifetime: must be at least 1s and at most 12h"),
-        ({"lifetime": 0.5}, "lifetime: must be at least 1s and at most 12h"),
+        ({"lifetime": 0.5}, "lifetime: must have a unit: write 0.5s, 0.5m or 0.5h"),
         ({"stsEndpoint": "http://sts.example"}, "stsEndpoint: must be https"),
-        ({"metadataEndpoint": "http://metadata.example"}, "metadataEndpoint: must be https, unless its host is a link"),
-        ({"metadataEndpoint": "ftp://u:p@169.254.169.254/x?y#z"}, "metadataEndpoint: must be an http or https URL"),
+        (
+            {**ON_A_NODE, "metadataEndpoint": "http://metadata.example"},
+            "metadataEndpoint: must be https, unless its host is a link",
+        ),
+        (
+            {**ON_A_NODE, "metadataEndpoint": "ftp://u:p@169.254.169.254/x?y#z"},
+            "metadataEndpoint: must be an http or https URL",
+        ),
         (
             {"metadataEndpoint": "http://169.254.169.254:8080"},
-            "metadataEndpoint: has no meaning with credentials: work",
+            "metadataEndpoint: is not used with credentials work",
         ),
-        ({"oauth2Endpoint": "https://a.example"}, "oauth2Endpoint: has no meaning with credentials: workloadIdentity"),
-        ({"credentials": "metadata", "audience": "x"}, "audience: has no meaning with credentials: metadata"),
+        ({"oauth2Endpoint": "https://a.example"}, "oauth2Endpoint: is not used with credentials workloadIdentity"),
+        ({"credentials": "metadata", "audience": "x"}, "audience: is not used with credentials metadata"),
         ({"universeDomain": "e vil/x"}, "universeDomain: must be a DNS name, such as googleapis.com"),
-        ({"registries": ["ghcr.io"]}, "registries: 'ghcr.io' is no registry of Google"),
-        ({"registries": ["gcr.io.evil.example"]}, "registries: 'gcr.io.evil.example' is no registry of Google"),
+        ({"registries": ["ghcr.io"]}, "registries: 'ghcr.io' is not a registry of Google"),
+        ({"registries": ["gcr.io.evil.example"]}, "registries: 'gcr.io.evil.example' is not a registry of Google"),
     ],
 )
 def test_what_contradicts_itself_is_refused_at_the_start(

@@ -2,120 +2,176 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
+from typing import Any
+
 import pytest
 
-from controller.core.errors import Unavailable
-from controller.kube.admission import OTHER_NAME, OWN_WRITES, POLICIES, USE_IDENTITY, installed_policies
-from tests.unit.fake_api import FakeApi, Object
+from controller.kube.admission import OTHER_NAME, OWN_WRITES, POLICIES, USE_IDENTITY, policy_problems
+from controller.kube.errors import Unauthorized, Unavailable
+from tests.unit.fake_api import FakeApi
+from tests.unit.policies import DIRECTORY, SHIPPED_USER, binding_spec, install, path, policy_spec
 from tests.unit.virtual_time import Clock
 
-GROUP = "/apis/admissionregistration.k8s.io/v1"
-USER = "system:serviceaccount:pull-secret-updater:controller"
-
-SECRETS: Object = {"resources": ["secrets"], "operations": ["CREATE", "UPDATE"]}
+HEALS = "kubectl replace --save-config -k manifests/"
 
 
 @pytest.fixture
 def api(clock: Clock) -> FakeApi:
     """A server with everything installed."""
     api = FakeApi(clock)
-    for name in POLICIES:
-        conditions = [{"name": "by-the-controller", "expression": f"request.userInfo.username == '{USER}'"}]
-        spec = {
-            "failurePolicy": "Ignore" if name == OTHER_NAME else "Fail",
-            "matchConstraints": {
-                "resourceRules": [SECRETS],
-                # What the API server fills in.
-                "matchPolicy": "Equivalent",
-                "namespaceSelector": {},
-                "objectSelector": {},
-            },
-            "matchConditions": conditions if name == OWN_WRITES else [],
-            "validations": [{"expression": "object.type == 'a'"}, {"expression": "object.type == 'b'"}],
-        }
-        api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"] = {"spec": spec}
-        actions = ["Warn"] if name == OTHER_NAME else ["Deny", "Audit"]
-        binding: Object = {"spec": {"policyName": name, "validationActions": actions}}
-        api.objects[f"{GROUP}/validatingadmissionpolicybindings/{name}"] = binding
+    install(api, *POLICIES)
     return api
 
 
+async def problems(api: FakeApi, user: str = SHIPPED_USER) -> dict[str, str]:
+    """Of the policies that have one."""
+    found = await policy_problems(api.client(), user=user)
+    assert tuple(found) == POLICIES
+    return {policy: problem for policy, problem in found.items() if problem is not None}
+
+
 async def test_all_are_installed(api: FakeApi) -> None:
-    assert await installed_policies(api.client(), user=USER) == dict.fromkeys(POLICIES, True)
+    assert await problems(api) == {}
 
 
-@pytest.mark.parametrize("kind", ["validatingadmissionpolicies", "validatingadmissionpolicybindings"])
+def test_the_package_holds_the_policies_that_manifests_installs() -> None:
+    packaged = resources.files("controller.kube") / "policies"
+    for directory in (".", "targets", "service-accounts"):
+        files = [each for each in (DIRECTORY / directory).iterdir() if each.is_file()]
+        found = {each.name: each.read_text() for each in (packaged / directory).iterdir() if each.is_file()}
+        assert found == {each.name: each.read_text() for each in files}
+        assert files
+
+
+def test_the_images_build_has_what_the_package_links_to() -> None:
+    root = DIRECTORY.parents[1]
+    links = [each for each in (root / "controller").rglob("*") if each.is_symlink()]
+    assert [link.resolve() for link in links] == [DIRECTORY]
+    assert "COPY manifests/policies manifests/policies\n" in (root / "Dockerfile").read_text()
+    assert "!manifests/policies\n" in (root / ".dockerignore").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [("ValidatingAdmissionPolicy", "policy"), ("ValidatingAdmissionPolicyBinding", "binding")]
+)
 @pytest.mark.parametrize("name", POLICIES)
-async def test_a_policy_without_its_binding_guards_nothing(api: FakeApi, kind: str, name: str) -> None:
-    del api.objects[f"{GROUP}/{kind}/{name}"]
-    assert await installed_policies(api.client(), user=USER) == {other: other != name for other in POLICIES}
+async def test_a_policy_without_its_binding_guards_nothing(api: FakeApi, kind: str, what: str, name: str) -> None:
+    del api.objects[path(kind, name)]
+    assert await problems(api) == {name: f"the {what} is missing; kubectl apply -k manifests/ creates it"}
 
 
-async def test_a_binding_that_only_warns_does_not_deny(api: FakeApi) -> None:
-    for name in (USE_IDENTITY, OWN_WRITES):
-        api.objects[f"{GROUP}/validatingadmissionpolicybindings/{name}"]["spec"]["validationActions"] = ["Warn"]
-    assert await installed_policies(api.client(), user=USER) == {
-        USE_IDENTITY: False,
-        OWN_WRITES: False,
-        OTHER_NAME: True,
-    }
-
-
-async def test_a_binding_of_another_policy_does_not_count(api: FakeApi) -> None:
-    api.objects[f"{GROUP}/validatingadmissionpolicybindings/{USE_IDENTITY}"]["spec"]["policyName"] = OTHER_NAME
-    assert not (await installed_policies(api.client(), user=USER))[USE_IDENTITY]
-
-
-@pytest.mark.parametrize("user", ["system:serviceaccount:elsewhere:controller", USER[:-1], "admin"])
+@pytest.mark.parametrize("user", ["system:serviceaccount:elsewhere:controller", SHIPPED_USER[:-1], "admin"])
 async def test_own_writes_must_be_about_us(api: FakeApi, user: str) -> None:
     """A policy about another user leaves us free to write anything."""
-    installed = await installed_policies(api.client(), user=user)
-    assert installed == {USE_IDENTITY: True, OWN_WRITES: False, OTHER_NAME: True}
+    found = await problems(api, user)
+    assert found.keys() == {OWN_WRITES, OTHER_NAME}
+    assert "spec.matchConditions[0].expression" in found[OWN_WRITES]
+    assert f"the user {user};" in found[OWN_WRITES]
+    for policy in (OWN_WRITES, OTHER_NAME):
+        install(api, policy, user=user)
+    assert await problems(api, user) == {}
 
 
-NOWHERE = {"namespaceSelector": {"matchLabels": {"no": "namespace"}}}
-
-
-@pytest.mark.parametrize("name", POLICIES)
-@pytest.mark.parametrize("surprise", [{"matchResources": NOWHERE}, {"paramRef": {"name": "p"}}], ids=str)
-async def test_a_binding_that_leaves_out_some_secrets_guards_nothing(api: FakeApi, name: str, surprise: Object) -> None:
-    api.objects[f"{GROUP}/validatingadmissionpolicybindings/{name}"]["spec"] |= surprise
-    assert await installed_policies(api.client(), user=USER) == {other: other != name for other in POLICIES}
+def put(spec: Any, place: str, value: Any) -> None:
+    """Set what is at a place such as `matchConditions[0].expression`."""
+    *outer, last = [int(key) if key.isdigit() else key for key in re.findall(r"\w+", place)]
+    for key in outer:
+        spec = spec[key]
+    spec[last] = value
 
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize(
-    "change",
+    ("place", "value"),
     [
-        *({"validations": []}, {"validations": [{"expression": "object.type == 'a'"}, {"expression": " true\n"}]}),
-        *({"matchConstraints": {}}, {"matchConstraints": {"resourceRules": [{"resources": ["configmaps"]}]}}),
-        {"matchConstraints": {"resourceRules": [SECRETS | {"operations": ["CREATE"]}]}},
-        {"matchConstraints": {"resourceRules": [SECRETS | {"resourceNames": ["a"]}]}},
-        {"matchConstraints": {"resourceRules": [SECRETS], **NOWHERE}},
-        {"matchConstraints": {"resourceRules": [SECRETS], "excludeResourceRules": [{}]}},
+        ("matchConstraints.resourceRules[0].operations", ["CREATE", "UPDATE", "CONNECT"]),
+        ("matchConstraints.resourceRules[0].operations[0]", "DELETE"),
+        ("matchConstraints.resourceRules[0].resourceNames", ["a"]),
+        ("matchConstraints.resourceRules[0].resources[0]", "configmaps"),
+        ("matchConstraints.resourceRules[0].scope", "Cluster"),
+        ("matchConstraints.resourceRules", []),
+        ("matchConstraints.excludeResourceRules", [{"resources": ["secrets"]}]),
+        ("matchConstraints.namespaceSelector.matchLabels", {"no": "namespace"}),
+        ("matchConstraints.objectSelector.matchLabels", {"no": "namespace"}),
+        ("matchConstraints.matchPolicy", "Exact"),
+        ("matchConditions[0].expression", "false"),
+        ("matchConditions", [{"name": "never", "expression": "false"}]),
+        ("validations[0].expression", "true"),
+        ("validations", []),
+        ("failurePolicy", "Maybe"),
+        ("paramKind", {"apiVersion": "v1", "kind": "ConfigMap"}),
+        ("notYetInvented", True),
     ],
-    ids=str,
 )
-async def test_a_policy_that_refuses_nothing_guards_nothing(api: FakeApi, name: str, change: Object) -> None:
-    api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"]["spec"] |= change
-    assert await installed_policies(api.client(), user=USER) == {other: other != name for other in POLICIES}
+async def test_a_policy_that_differs_anywhere_guards_nothing(api: FakeApi, name: str, place: str, value: Any) -> None:
+    if place == "matchConditions":
+        value = policy_spec(api, name)["matchConditions"] + value
+    put(policy_spec(api, name), place, value)
+    found = await problems(api)
+    assert found.keys() == {name}
+    assert found[name].startswith(f"the policy differs in spec.{place} from the one that this version was built with")
+    assert HEALS in found[name]
 
 
-async def test_a_policy_that_lets_pass_what_it_fails_to_judge_guards_nothing(api: FakeApi) -> None:
-    """But one that only warns may."""
-    for name in POLICIES:
-        api.objects[f"{GROUP}/validatingadmissionpolicies/{name}"]["spec"]["failurePolicy"] = "Ignore"
-    installed = await installed_policies(api.client(), user=USER)
-    assert installed == {USE_IDENTITY: False, OWN_WRITES: False, OTHER_NAME: True}
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("matchResources", {"namespaceSelector": {"matchLabels": {"no": "namespace"}}}),
+        ("paramRef", {"name": "p"}),
+        ("policyName", "another"),
+        ("validationActions[0]", "Audit"),
+        ("validationActions", ["Deny", "Warn"]),
+    ],
+)
+async def test_a_binding_that_differs_anywhere_guards_nothing(
+    api: FakeApi, name: str, place: str, value: object
+) -> None:
+    put(binding_spec(api, name), place, value)
+    found = await problems(api)
+    assert found.keys() == {name}
+    assert found[name].startswith(f"the binding differs in spec.{place} from the one that this version was built with")
 
 
-async def test_what_may_not_be_read_does_not_count(api: FakeApi) -> None:
+async def test_white_space_in_an_expression_makes_no_difference(api: FakeApi) -> None:
+    """Kustomize adds an empty line where a folded line is indented further."""
+    spec = policy_spec(api, USE_IDENTITY)
+    expression = spec["matchConditions"][1]["expression"]
+    assert "\n  k.matches" in expression
+    spec["matchConditions"][1]["expression"] = expression.replace("\n  k.matches", "\n\n    k.matches") + "\n"
+    assert await problems(api) == {}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+async def test_variables_of_another_kind_are_a_difference(api: FakeApi, name: str) -> None:
+    policy_spec(api, name)["variables"] = [{"name": "watched", "expression": "true"}]
+    assert (await problems(api)).keys() == {name}
+
+
+async def test_a_policy_that_may_not_be_read_is_not_called_missing(api: FakeApi) -> None:
     api.fail("get", 403)
-    assert not (await installed_policies(api.client(), user=USER))[USE_IDENTITY]
+    assert await problems(api) == {
+        USE_IDENTITY: "the policy can't be read: get validatingadmissionpolicies: 403 Forbidden; "
+        "kubectl apply -k manifests/ grants that"
+    }
 
 
 async def test_a_server_that_does_not_answer_is_an_error(api: FakeApi) -> None:
     """Not knowing is not the same as not installed."""
     api.fail("get", 503)
     with pytest.raises(Unavailable):
-        await installed_policies(api.client(), user=USER)
+        await problems(api)
+
+
+async def test_a_credential_that_is_not_accepted_says_nothing_of_policies(api: FakeApi) -> None:
+    api.fail("get", 401, times=2)
+    with pytest.raises(Unauthorized):
+        await problems(api)
+
+
+@pytest.mark.parametrize("answer", ["<html>", {}, {"kind": "x", "spec": []}], ids=str)
+async def test_an_answer_that_is_no_policy_does_not_count(api: FakeApi, answer: Any) -> None:
+    api.objects[path("ValidatingAdmissionPolicy", USE_IDENTITY)] = answer
+    assert "can't be read" in (await problems(api))[USE_IDENTITY]

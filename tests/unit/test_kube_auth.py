@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import stat
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.core.errors import Unauthorized
-from controller.kube.auth import DIRECTORY_VARIABLE, Kubeconfig, NoAccess, from_kubeconfig, in_cluster
+from controller.kube import auth
+from controller.kube.auth import Kubeconfig, from_kubeconfig, in_cluster
+from controller.kube.errors import StartError, Unauthorized
 from tests.unit.virtual_time import Clock
 
 CANARY = "canary-77ab"
@@ -28,7 +30,7 @@ def pod(tmp_path: Path) -> dict[str, str]:
     return {
         "KUBERNETES_SERVICE_HOST": "10.0.0.1",
         "KUBERNETES_SERVICE_PORT": "443",
-        DIRECTORY_VARIABLE: str(tmp_path),
+        "PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR": str(tmp_path),
     }
 
 
@@ -91,7 +93,7 @@ def test_what_is_missing_is_named(pod: dict[str, str], clock: Clock, tmp_path: P
         del pod[missing]
     else:
         (tmp_path / missing).unlink()
-    with pytest.raises(NoAccess, match=missing):
+    with pytest.raises(StartError, match=missing):
         in_cluster(pod, now=clock)
 
 
@@ -209,7 +211,7 @@ def test_an_exec_plugin_is_run_before_its_credential_ends(tmp_path: Path) -> Non
 
 def test_a_plugin_that_fails_is_told_without_what_it_printed(tmp_path: Path) -> None:
     command = plugin(tmp_path, status=json.dumps({"token": CANARY}), exit_code=3)
-    with pytest.raises(NoAccess, match="exec plugin") as raised:
+    with pytest.raises(StartError, match="exec plugin") as raised:
         asyncio.run(from_kubeconfig(kubeconfig(tmp_path / "config", user=exec_user(command)), now=lambda: 0.0))
     assert CANARY not in str(raised.value)
 
@@ -219,12 +221,29 @@ async def test_without_the_official_client_a_kubeconfig_says_what_to_install(
 ) -> None:
     """It is not in the image, where no kubeconfig is read."""
     monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
-    with pytest.raises(NoAccess, match=r"pip install pull-secret-updater\[kubeconfig\]"):
+    with pytest.raises(StartError, match=r"pip install pull-secret-updater\[kubeconfig\]"):
         await from_kubeconfig(tmp_path / "kubeconfig", now=clock)
 
 
+async def test_several_kubeconfigs_are_one_and_missing_ones_are_passed_over(tmp_path: Path, clock: Clock) -> None:
+    """As kubectl reads KUBECONFIG; here the context is in one file and its user in another."""
+    whole = yaml.safe_load(kubeconfig(tmp_path / "config", user={"token": "abc"}).read_text())
+    users = {key: whole.pop(key) for key in ("users",)}
+    (tmp_path / "contexts").write_text(yaml.safe_dump({**whole, "users": []}))
+    (tmp_path / "users").write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **users}))
+    paths = f"{tmp_path / 'missing'}:{tmp_path / 'contexts'}:{tmp_path / 'users'}"
+    access = await from_kubeconfig(Path(paths), now=clock)
+    assert await access.headers() == {"Authorization": "Bearer abc"}
+
+
+async def test_several_kubeconfigs_of_which_none_is_there_are_named(tmp_path: Path, clock: Clock) -> None:
+    paths = f"{tmp_path / 'one'}:{tmp_path / 'two'}"
+    with pytest.raises(StartError, match=f"{paths} does not exist"):
+        await from_kubeconfig(Path(paths), now=clock)
+
+
 async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(NoAccess, match="nowhere"):
+    with pytest.raises(StartError, match="nowhere"):
         await from_kubeconfig(tmp_path / "nowhere", now=clock)
 
 
@@ -232,7 +251,7 @@ async def test_a_kubeconfig_that_is_not_there_is_named(tmp_path: Path, clock: Cl
 async def test_a_broken_kubeconfig_is_told_without_its_content(tmp_path: Path, clock: Clock, content: str) -> None:
     """The client's own words quote a whole user, token and all."""
     (tmp_path / "config").write_text(content)
-    with pytest.raises(NoAccess) as raised:
+    with pytest.raises(StartError) as raised:
         await from_kubeconfig(tmp_path / "config", now=clock)
     assert CANARY not in str(raised.value)
 
@@ -256,3 +275,19 @@ def test_an_access_prints_no_credential(tmp_path: Path, clock: Clock) -> None:
         return await from_kubeconfig(kubeconfig(tmp_path / "config", user={"token": CANARY}), now=clock)
 
     assert CANARY not in repr(asyncio.run(load())._loaded)
+
+
+def test_a_plugin_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 30 s, which nobody has to wait for here."""
+    monkeypatch.setattr(auth, "_KUBECONFIG_SECONDS", 0.1)
+    command = tmp_path / "plugin"
+    command.write_text("#!/bin/sh\nexec sleep 0.3\n")
+    command.chmod(0o755)
+
+    async def story() -> None:
+        with pytest.raises(StartError, match="within 30 s"):
+            await from_kubeconfig(kubeconfig(tmp_path / "config", user=exec_user(command)), now=lambda: 0.0)
+        await asyncio.sleep(0.4)  # the plugin's end, so that nothing of it is left to the garbage collector
+
+    asyncio.run(story())
+    gc.collect()

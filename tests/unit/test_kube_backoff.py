@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from controller.kube.backoff import CALM_SECONDS, Backoff
+from controller.kube.backoff import Backoff
 
 
 def test_each_wait_is_twice_the_last_up_to_half_a_minute() -> None:
@@ -17,7 +17,7 @@ def test_each_wait_is_twice_the_last_up_to_half_a_minute() -> None:
         assert max(waits) <= 30.0
 
 
-@pytest.mark.parametrize(("calm", "step"), [(CALM_SECONDS - 1, 1.6), (CALM_SECONDS, 0.8)])
+@pytest.mark.parametrize(("calm", "step"), [(119.0, 1.6), (120.0, 0.8)])
 def test_two_calm_minutes_make_the_next_failure_the_first(calm: float, step: float) -> None:
     """Counted from the end of the last wait."""
     backoff = Backoff(lambda: 0.0)
@@ -28,3 +28,9 @@ def test_two_calm_minutes_make_the_next_failure_the_first(calm: float, step: flo
 @pytest.mark.parametrize(("asked", "wait"), [(0.0, 0.8), (0.5, 0.8), (7.0, 7.0), (300.0, 300.0), (1e9, 300.0)])
 def test_what_the_server_asks_for_is_the_least_wait(asked: float, wait: float) -> None:
     assert Backoff(lambda: 0.0).seconds(0.0, retry_after_seconds=asked) == wait
+
+
+def test_a_long_wait_that_was_asked_for_is_no_calm_time() -> None:
+    backoff = Backoff(lambda: 0.0)
+    wait = backoff.seconds(0.0, retry_after_seconds=300.0)
+    assert backoff.seconds(wait + 1, retry_after_seconds=None) == 1.6

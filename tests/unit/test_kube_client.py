@@ -7,7 +7,9 @@ import json
 
 import pytest
 
-from controller.core.errors import (
+from controller.core.model import Ref
+from controller.kube.client import KubeClient, Selector
+from controller.kube.errors import (
     ApiError,
     Conflict,
     Forbidden,
@@ -18,9 +20,8 @@ from controller.core.errors import (
     Unauthorized,
     Unavailable,
 )
-from controller.core.model import Ref
-from controller.kube.client import KubeClient, Selector
 from tests.unit.fake_api import FakeApi
+from tests.unit.fakes import Answer, FakeTransport
 from tests.unit.virtual_time import Clock
 
 REF = Ref("team-a", "pull-secret")
@@ -61,7 +62,7 @@ async def test_a_status_is_one_error(api: FakeApi, status: int, reason: str | No
     for verb, call in (
         ("get", api.client().get_secret(REF)),
         ("patch", api.client().patch_secret(REF, b"{}")),
-        ("list", api.client().list_secrets(NAMED)),
+        ("list", api.client().list_page(NAMED)),
     ):
         api.fail(verb, status, reason=reason, times=2)  # type: ignore[arg-type]
         with pytest.raises(ApiError) as raised:
@@ -74,7 +75,7 @@ async def test_a_status_is_one_error(api: FakeApi, status: int, reason: str | No
 async def test_a_version_from_the_future_is_told_by_its_cause(api: FakeApi) -> None:
     """W2: the server says 504 and Timeout; only the cause tells it from an overloaded one."""
     with pytest.raises(FutureVersion):
-        await api.client().list_secrets(NAMED, resource_version="999999")
+        await api.client().list_page(NAMED, resource_version="999999")
 
 
 @pytest.mark.parametrize("verb", ["get", "watch"])
@@ -86,7 +87,7 @@ async def test_a_401_is_asked_again_once_with_a_fresh_token(api: FakeApi, verb: 
     if verb == "get":
         await client.get_secret(REF)
     else:
-        async with client.watch_secrets(NAMED, resource_version="1001", timeout_seconds=300):
+        async with client.watch(NAMED, resource_version="1001", timeout_seconds=300):
             assert len(api.watches) == 1
             assert api.answers_open == 1, "the refused answer keeps its connection"
     assert [request.headers["Authorization"] for request in api.requests] == [
@@ -128,7 +129,7 @@ async def test_an_error_repeats_nothing_that_was_sent_or_answered(api: FakeApi) 
     for code, body in ((422, json.dumps(status).encode()), (500, CANARY.encode()), (200, CANARY.encode())):
         api.fail("list", code, body=body)
         with pytest.raises(ApiError) as raised:
-            await api.client().list_secrets(Selector(None, CANARY))
+            await api.client().list_page(Selector(None, CANARY))
         assert CANARY not in str(raised.value)
 
 
@@ -145,13 +146,13 @@ async def test_no_answer_is_unavailable_in_bounded_time(api: FakeApi, clock: Clo
     """F8: 30 s, a page of a list 60 s, the head of a watch 30 s."""
 
     async def watch(client: KubeClient) -> None:
-        async with client.watch_secrets(NAMED, resource_version="1001", timeout_seconds=300):
+        async with client.watch(NAMED, resource_version="1001", timeout_seconds=300):
             pass
 
     for verb, seconds in (("get", 30), ("list", 60), ("watch", 30)):
         api.fail(verb, 200, after_seconds=1e9)  # type: ignore[arg-type]
         client, before = api.client(), clock()
-        call = {"get": client.get_secret(REF), "list": client.list_secrets(NAMED), "watch": watch(client)}
+        call = {"get": client.get_secret(REF), "list": client.list_page(NAMED), "watch": watch(client)}
         for name, coroutine in call.items():
             if name != verb:
                 coroutine.close()
@@ -164,13 +165,51 @@ async def test_no_answer_is_unavailable_in_bounded_time(api: FakeApi, clock: Clo
 
 
 async def test_a_watch_that_breaks_off_is_unavailable_and_leaves_nothing_open(api: FakeApi) -> None:
-    async with api.client().watch_secrets(NAMED, resource_version="1000", timeout_seconds=300) as lines:
+    async with api.client().watch(NAMED, resource_version="1000", timeout_seconds=300) as lines:
         assert b'"ADDED"' in await anext(lines)
         api.break_off_watches()
         with pytest.raises(Unavailable):
             await anext(lines)
     assert not api.watches
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_failure_of_a_watch_is_read_up_to_four_mebibytes(api: FakeApi, clock: Clock) -> None:
+    """A proxy that answers with a body without end must not fill the memory."""
+    endless = FakeTransport(lambda _: Answer(500, b"x" * (16 << 20), chunk_bytes=1 << 16))
+    client = KubeClient(access=api.access, requests=api.transport, watches=endless, now=clock)
+    with pytest.raises(Unavailable, match=r"^watch secrets: 500$"):
+        async with client.watch(NAMED, resource_version="1000", timeout_seconds=300):
+            pass
+    assert (4 << 20) < endless.bytes_read < (5 << 20)
+
+
+async def test_a_secret_may_take_four_mebibytes(api: FakeApi, clock: Clock) -> None:
+    """More than etcd takes."""
+    large = FakeTransport(lambda sent: Answer(200, b"x" * ((4 << 20) + sent.url.count("larger")), chunk_bytes=1 << 20))
+    client = KubeClient(access=api.access, requests=large, watches=large, now=clock)
+    assert len(await client.get_secret(REF)) == 4 << 20
+    with pytest.raises(Unavailable, match="larger than"):
+        await client.get_secret(Ref("team-a", "larger"))
+
+
+@pytest.mark.parametrize(("more", "told"), [(0, "not what was asked for"), (1, "larger than")])
+async def test_a_page_may_take_sixteen_mebibytes(api: FakeApi, clock: Clock, more: int, told: str) -> None:
+    """As an event may, so what can be watched can be listed."""
+    large = FakeTransport(lambda _: Answer(200, b"x" * ((16 << 20) + more), chunk_bytes=1 << 20))
+    client = KubeClient(access=api.access, requests=large, watches=large, now=clock)
+    with pytest.raises(Unavailable, match=told):
+        await client.list_page(NAMED)
+
+
+async def test_watches_have_connections_of_their_own(api: FakeApi, clock: Clock) -> None:
+    refusing = FakeTransport(lambda _: Answer(None))
+    client = KubeClient(access=api.access, requests=refusing, watches=api.transport, now=clock)
+    async with client.watch(NAMED, resource_version="1000", timeout_seconds=300):
+        assert refusing.sent == []
+    with pytest.raises(Unavailable):
+        await client.get_secret(REF)
+    assert [request.verb for request in api.requests] == ["watch"]
 
 
 async def test_names_cannot_leave_their_place_in_a_path(api: FakeApi) -> None:
@@ -184,8 +223,8 @@ async def test_names_cannot_leave_their_place_in_a_path(api: FakeApi) -> None:
 async def test_pages_are_asked_for_by_continue_alone(api: FakeApi) -> None:
     """A version beside a continue token is a 400."""
     api.put_secret("team-b", "pull-secret")
-    first = await api.client().list_secrets(NAMED, limit=1, resource_version="1001")
-    last = await api.client().list_secrets(NAMED, limit=1, resource_version="1001", continue_token=first.continue_token)
+    first = await api.client().list_page(NAMED, limit=1, resource_version="1001")
+    last = await api.client().list_page(NAMED, limit=1, resource_version="1001", continue_token=first.continue_token)
     assert (len(first.items), len(last.items), last.continue_token) == (1, 1, None)
     assert api.requests[0].query["resourceVersionMatch"] == "NotOlderThan"
     assert "resourceVersion" not in api.requests[1].query
@@ -211,7 +250,7 @@ def test_a_selector_covers_what_it_lists(selector: Selector, covered: Ref, other
 
 async def test_going_round_the_transport_is_found_out(clock: Clock, network_attempts: list[object]) -> None:
     """A seam is proved used: the real transport does try the network here, and the guard sees it."""
-    from controller.http import AiohttpTransport  # noqa: PLC0415 -- for this proof alone
+    from controller.net.transport import AiohttpTransport  # noqa: PLC0415 -- for this proof alone
 
     real = AiohttpTransport(verify=False)
     api = FakeApi(clock)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.errors import Unavailable
-from controller.http import Unreachable
+from controller.kube.errors import Unavailable
 from controller.kube.lines import LineSplitter, complete_lines
+from controller.net.transport import Unreachable
 
 texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=30)
 events = st.lists(st.dictionaries(texts, texts, max_size=3).map(lambda value: json.dumps(value).encode()), max_size=8)

@@ -1,4 +1,4 @@
-"""Who may import whom. The folders of controller/ are layers: imports point down only, and decisions stay pure.
+"""Folders are layers: imports point down only, by the table of docs/development.md, and decisions stay pure.
 
 Each rule is a sentence, and each has a piece of code below that breaks it, so that no rule can fall asleep.
 """
@@ -6,6 +6,7 @@ Each rule is a sentence, and each has a piece of code below that breaks it, so t
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,17 +55,47 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
+def read_layers(document: str) -> dict[str, tuple[str, ...]]:
+    """The table "may import" of a document: each row's module, and the modules that it may import."""
+    table = document.partition("may import\n")[2].partition("\n\n")[0]
+    rows = [re.split(r" {2,}", line.strip()) for line in table.splitlines()]
+    modules = {path.removesuffix(".py").replace("/", "."): allowed for path, _, allowed in rows}
+    by_last_name = {module.rpartition(".")[2]: module for module in modules} | {"controller": "controller"}
+    return {
+        module: () if allowed == "nothing" else tuple(by_last_name[name] for name in allowed.split())
+        for module, allowed in modules.items()
+    }
+
+
+LAYERS = read_layers((ROOT / "docs" / "development.md").read_text())
+OURS = ("controller", "hack", "testing", "tests")
+
+
+def layer_rule(layer: str, allowed: tuple[str, ...]) -> Rule:
+    """What one row of the table demands."""
+    return Rule(
+        f"{layer} imports, of ours, only {' and '.join([layer, *allowed])}: see the table in docs/development.md",
+        lambda module: within(module, layer),
+        lambda _, use: (
+            use.imported
+            and use.is_of(*OURS)
+            and not use.is_of(layer, *allowed)
+            and use.name != "controller.__version__"
+        ),
+    )
+
+
+SHARED = tuple(f"controller.providers.{name}" for name in ("settings", "contract", "exchange", "proof", "token"))
+"""What all providers share, a file by subject."""
+
+
 def is_provider(module: str) -> bool:
-    """One of the issuers' files; the package itself is the table that names them all, and base.py what they share."""
-    return within(module, "controller.providers") and module != "controller.providers"
+    """One of the issuers' files; the package itself is the table that names them all."""
+    return within(module, "controller.providers") and module not in ("controller.providers", *SHARED)
 
 
 RULES = [
-    Rule(
-        "core decides with what it is given: of ours it imports only core, so that it can be tested alone",
-        lambda module: within(module, "controller.core"),
-        lambda _, use: use.imported and use.is_of("controller") and not use.is_of("controller.core"),
-    ),
+    *(layer_rule(layer, allowed) for layer, allowed in LAYERS.items()),
     Rule(
         f"core is pure: no I/O, clock, randomness or logging, so it imports none of {', '.join(IMPURE)}; pass `now` in",
         lambda module: within(module, "controller.core"),
@@ -76,38 +107,38 @@ RULES = [
         lambda _, use: use.imported and use.is_of("asyncio"),
     ),
     Rule(
-        "a provider never touches the API server: it is handed `proof(audience)` and imports none of controller.kube",
-        lambda module: within(module, "controller.providers"),
-        lambda _, use: use.imported and use.is_of("controller.kube"),
-    ),
-    Rule(
-        "a provider's file is complete in itself: it imports no other provider; what all share is in base.py, what the "
-        "types of one vendor share in aws.py",
+        "a provider's file is complete in itself: it imports no other provider, only what all share (settings.py, "
+        "contract.py, exchange.py, proof.py, token.py) and what the types of one vendor share (aws.py)",
         is_provider,
         lambda module, use: (
             use.imported
             and use.is_of("controller.providers")
-            and not use.is_of("controller.providers.base", "controller.providers.aws", module)
+            and not use.is_of(*SHARED, "controller.providers.aws", module)
         ),
     ),
     Rule(
+        "what all providers share knows none of them",
+        lambda module: module in SHARED,
+        lambda _, use: use.imported and use.is_of("controller.providers") and not use.is_of(*SHARED),
+    ),
+    Rule(
         "an SDK is an extra, and there only where a provider needs it: import it inside the function that does",
-        lambda module: module != "controller.providers.aws",
+        lambda module: within(module, "controller") and module != "controller.providers.aws",
         lambda _, use: use.imported and use.at_start and use.is_of(*SDKS),
     ),
     Rule(
         "reflector and reconciler don't know each other: they meet in the store and the queue",
-        lambda module: module in ("controller.kube.reflector", "controller.reconciler"),
-        lambda _, use: use.imported and use.is_of("controller.kube.reflector", "controller.reconciler"),
+        lambda module: module in ("controller.kube.reflector", "controller.engine.reconciler"),
+        lambda _, use: use.imported and use.is_of("controller.kube.reflector", "controller.engine.reconciler"),
     ),
     Rule(
         "the official client costs about 20 MiB: import kubernetes inside the function that needs it",
-        lambda _: True,
+        lambda module: within(module, "controller"),
         lambda _, use: use.imported and use.at_start and use.is_of("kubernetes"),
     ),
     Rule(
         "the wall clock is read in one place, so that tests can set it: take `now` as an argument or a clock",
-        lambda module: module not in ("controller.app", "controller.clock"),
+        lambda module: within(module, "controller") and module != "controller.app",
         lambda _, use: use.name in WALL_CLOCKS,
     ),
 ]
@@ -172,7 +203,8 @@ def violations(module: str, source: str, *, is_package: bool = False) -> list[st
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((ROOT / "controller").rglob("*.py"))
+    for folder in ("controller", "testing", "hack")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 }
 
 
@@ -183,43 +215,90 @@ def test_every_module_keeps_to_its_layer(module: str) -> None:
     assert not found, "\n".join(found)
 
 
+def test_every_module_has_one_row_in_the_table() -> None:
+    rows = {module: [layer for layer in LAYERS if within(module, layer)] for module in MODULES}
+    imports = [use for use in uses_of(MODULES["controller"].read_text(), package="controller") if use.imported]
+    assert (rows.pop("controller"), imports) == ([], []), "the root of the package holds the version, and no more"
+    assert {module: found for module, found in rows.items() if len(found) != 1} == {}
+
+
+def test_every_row_of_the_table_is_there() -> None:
+    assert [layer for layer in LAYERS if not any(within(module, layer) for module in MODULES)] == []
+
+
+def test_imports_of_the_product_point_down_the_table() -> None:
+    order = [layer for layer in LAYERS if within(layer, "controller")]
+    for layer in order:
+        assert [above for above in LAYERS[layer] if above not in order[order.index(layer) + 1 :]] == [], layer
+
+
+def test_no_layer_may_import_what_it_does_not() -> None:
+    for layer, allowed in LAYERS.items():
+        used = {
+            each
+            for module, path in MODULES.items()
+            if within(module, layer)
+            for use in uses_of(path.read_text(), package=module.rpartition(".")[0])
+            for each in allowed
+            if use.imported and use.is_of(each)
+        }
+        assert used == set(allowed), f"{layer}: strike what it doesn't import from the table"
+
+
 def test_the_modules_that_rules_name_exist() -> None:
-    named = {"controller.core.queue", "controller.core.store", "controller.kube.reflector", "controller.reconciler"}
+    named = {
+        *("controller.app", "controller.core.queue", "controller.kube.reflector", "controller.engine.reconciler"),
+        *("controller.providers.aws", *SHARED),
+    }
     assert named <= MODULES.keys(), "a module moved: its rule above binds nothing any more"
 
 
 @pytest.mark.parametrize(
     ("module", "source", "why"),
     [
-        ("controller.core.policy", "from controller.kube import client", "of ours it imports only core"),
-        ("controller.core.policy", "from controller import minter", "of ours it imports only core"),
-        ("controller.core.policy", "from ..kube import client", "of ours it imports only core"),
-        ("controller.core.policy", "import controller.config as c", "of ours it imports only core"),
-        ("controller.core.policy", "def f():\n    import controller.app", "of ours it imports only core"),
+        ("controller.core.policy", "from controller.kube import client", "core imports, of ours, only"),
+        ("controller.core.policy", "from controller.engine import minter", "core imports, of ours, only"),
+        ("controller.core.policy", "from ..kube import client", "core imports, of ours, only"),
+        ("controller.core.policy", "import controller.config as c", "core imports, of ours, only"),
+        ("controller.core.policy", "def f():\n    import controller.app", "core imports, of ours, only"),
+        ("controller.core.policy", "from testing import wire", "core imports, of ours, only"),
+        ("controller.net.urls", "from controller.kube import errors", "net imports, of ours, only"),
+        ("controller.kube.client", "from controller.observe.metrics import Metrics", "kube imports, of ours, only"),
+        ("controller.kube.guard", "from controller.providers import TYPES", "kube imports, of ours, only"),
+        ("controller.observe.health", "from controller.kube import reflector", "observe imports, of ours, only"),
+        ("controller.providers.ecr", "from controller.kube.client import x", "providers imports, of ours, only"),
+        ("controller.providers.settings", "import controller.kube", "providers imports, of ours, only"),
+        ("controller.engine.minter", "from controller import config", "engine imports, of ours, only"),
+        ("controller.config", "from controller.engine import rate", "config imports, of ours, only"),
+        ("controller.app", "from controller.cli import main", "app imports, of ours, only"),
+        ("controller.cli.run", "from controller.engine import rate", "cli imports, of ours, only"),
+        ("controller.__main__", "from controller import app", "__main__ imports, of ours, only"),
+        ("testing.wire", "from controller.core import model", "testing imports, of ours, only"),
+        ("hack.pki", "from tests.unit import fakes", "hack imports, of ours, only"),
         *(("controller.core.policy", f"import {name}", "core is pure") for name in IMPURE),
         ("controller.core.queue", "from time import monotonic", "core is pure"),
         ("controller.core.policy", "import logging.handlers", "core is pure"),
         ("controller.core.policy", "import asyncio", "queue.py alone"),
         ("controller.core.store", "from asyncio import Lock", "queue.py alone"),
-        ("controller.providers.ecr", "from controller.kube.proof import proof", "never touches the API server"),
-        ("controller.providers.base", "import controller.kube", "never touches the API server"),
         ("controller.providers.ecr", "from controller.providers.chainguard import x", "complete in itself"),
         ("controller.providers.ecr", "from . import chainguard", "complete in itself"),
-        ("controller.providers.base", "from controller.providers import chainguard", "complete in itself"),
+        ("controller.providers.probe", "from controller.providers import chainguard", "complete in itself"),
+        *((module, "from controller.providers import chainguard", "knows none of them") for module in SHARED),
+        ("controller.providers.exchange", "from controller.providers.aws import Keys", "knows none of them"),
         ("controller.providers.aws", "from controller.providers import ecr", "complete in itself"),
         ("controller.providers.ecr", "from controller.providers.aws import Keys", "an SDK is an extra"),
         ("controller.providers.google", "import google.auth.crypt", "an SDK is an extra"),
-        ("controller.kube.reflector", "from controller.reconciler import Reconciler", "don't know each other"),
-        ("controller.kube.reflector", "from .. import reconciler", "don't know each other"),
-        ("controller.reconciler", "import controller.kube.reflector", "don't know each other"),
+        ("controller.kube.reflector", "from controller.engine.reconciler import Reconciler", "don't know each other"),
+        ("controller.kube.reflector", "from ..engine import reconciler", "don't know each other"),
+        ("controller.engine.reconciler", "import controller.kube.reflector", "don't know each other"),
         ("controller.kube.auth", "from kubernetes.aio import config", "20 MiB"),
         ("controller.app", "try:\n    import kubernetes\nexcept ImportError:\n    pass", "20 MiB"),
-        ("controller.minter", "import time\nx = time.time()", "read in one place"),
-        ("controller.minter", "from time import time as now", "read in one place"),
-        ("controller.minter", "import time as t\ndef f(clock=t.time_ns): ...", "read in one place"),
-        ("controller.minter", "import datetime\nx = datetime.datetime.now(datetime.UTC)", "read in one place"),
-        ("controller.minter", "from datetime import datetime as d\nx = d.utcnow()", "read in one place"),
-        ("controller.minter", "import datetime as dt\nx = dt.date.today()", "read in one place"),
+        ("controller.engine.minter", "import time\nx = time.time()", "read in one place"),
+        ("controller.engine.minter", "from time import time as now", "read in one place"),
+        ("controller.engine.minter", "import time as t\ndef f(clock=t.time_ns): ...", "read in one place"),
+        ("controller.engine.minter", "import datetime\nx = datetime.datetime.now(datetime.UTC)", "read in one place"),
+        ("controller.engine.minter", "from datetime import datetime as d\nx = d.utcnow()", "read in one place"),
+        ("controller.engine.minter", "import datetime as dt\nx = dt.date.today()", "read in one place"),
     ],
 )
 def test_each_rule_finds_what_breaks_it(module: str, source: str, why: str) -> None:
@@ -242,16 +321,17 @@ def test_every_rule_is_broken_by_an_example_above() -> None:
         ("controller.core.annotations", "import datetime\nx = datetime.datetime.fromtimestamp(0, datetime.UTC)"),
         (
             "controller.providers.ecr",
-            "from controller.providers.base import Provider\nfrom controller.http import Transport",
+            "from controller.providers.contract import Provider\nfrom controller.net.transport import Transport",
         ),
+        ("controller.providers.token", "from controller.providers.exchange import is_sendable"),
         ("controller.providers.ecr", "def f():\n    from controller.providers import aws\n    return aws"),
         ("controller.providers.ecr", "if TYPE_CHECKING:\n    from controller.providers.aws import Keys"),
         ("controller.providers.aws", "from botocore.auth import SigV4Auth"),
         ("controller.kube.auth", "def load():\n    from kubernetes.aio import config\n    return config"),
         ("controller.kube.auth", "from controller.kube import client"),
-        ("controller.minter", "import time\nx = time.monotonic()"),
+        ("controller.engine.minter", "import time\nx = time.monotonic()"),
         ("controller.app", "import time\nclock = time.time"),
-        ("controller.minter", "def f(time, datetime): return time.timer + datetime.datetime.nowhere"),
+        ("controller.engine.minter", "def f(time, datetime): return time.timer + datetime.datetime.nowhere"),
     ],
 )
 def test_what_is_allowed_passes(module: str, source: str) -> None:

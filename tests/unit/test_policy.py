@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from controller.core.annotations import PREFIX, read_instant
 from controller.core.errors import Problem, Rejection
-from controller.core.model import Decision, Ignore, Keep, Reason, Refresh, Resolved, Tell, View
+from controller.core.model import Decision, Ignore, Keep, Reason, Refresh, Report, Resolved, Standing, View
 from controller.core.policy import Policy, Profile, Shape, issued_for
 from controller.core.projection import project
 from tests.unit.fakes import (
@@ -128,9 +129,9 @@ TABLE: dict[str, tuple[dict[str, Any], float, Decision]] = {
         Refresh(Reason.EDITED, NOW),
     ),
     "an issued-at a little ahead is only another clock": (
-        filled(issued_at=NOW + 600, expires_at=NOW + 600 + HOUR),
+        filled(issued_at=NOW + 360, expires_at=NOW + 360 + HOUR),
         NOW,
-        Keep(POLICY.refresh_at(uid=view(**filled()).secret.uid, issued_at=NOW + 600, expiry=float(NOW + 600 + HOUR))),
+        Keep(POLICY.refresh_at(uid=view(**filled()).secret.uid, issued_at=NOW + 360, expiry=float(NOW + 360 + HOUR))),
     ),
     "paused is left alone, even when it is due": (asks(paused="true"), NOW, Ignore()),
     "paused is left alone, even when its input is bad": (asks(paused="true", provider="nobody"), NOW, Ignore()),
@@ -138,10 +139,10 @@ TABLE: dict[str, tuple[dict[str, Any], float, Decision]] = {
     "anything else counts as paused and is told": (
         asks(paused="True"),
         NOW,
-        Tell(Rejection(Problem.PAUSED_UNCLEAR)),
+        Report(Rejection(Problem.PAUSED_UNCLEAR)),
     ),
-    "an empty pause counts as paused and is told": (asks(paused=""), NOW, Tell(Rejection(Problem.PAUSED_UNCLEAR))),
-    "an old error goes when all is well": (filled(overrides={"error": "Fight: x"}), NOW, Tell(None, DUE_AT)),
+    "an empty pause counts as paused and is told": (asks(paused=""), NOW, Report(Rejection(Problem.PAUSED_UNCLEAR))),
+    "an old error goes when all is well": (filled(overrides={"error": "Fight: x"}), NOW, Report(None, DUE_AT)),
     "an old error stays until the token that is due": (
         filled(overrides={"error": "Fight: x", "refresh": "1"}),
         NOW,
@@ -246,15 +247,25 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], Rejection]] = {
     "an immutable Secret": (asks(fields={"immutable": True}), Rejection(Problem.IMMUTABLE)),
     "a pause that is neither true nor false": (asks(paused="yes"), Rejection(Problem.PAUSED_UNCLEAR)),
     "an empty identity": (asks(identity=""), Rejection(Problem.IDENTITY_EMPTY)),
-    "a service account": (asks(service_account="robot"), Rejection(Problem.SERVICE_ACCOUNT_UNSUPPORTED)),
-    "an empty service account": (asks(service_account=""), Rejection(Problem.SERVICE_ACCOUNT_UNSUPPORTED)),
+    "a service account that the provider doesn't take": (
+        asks(service_account="robot"),
+        Rejection(Problem.SERVICE_ACCOUNT_UNSUPPORTED, ("provider chainguard",)),
+    ),
+    "an empty service account": (asks(service_account=""), Rejection(Problem.SERVICE_ACCOUNT_INVALID)),
     "a provider that nobody configured": (asks(provider="nobody"), Rejection(Problem.PROVIDER_UNKNOWN)),
     "an identity that fits no provider": (asks(identity="me"), Rejection(Problem.IDENTITY_UNRECOGNISED)),
     "an identity that doesn't fit the named provider": (
         asks(provider="team-ecr"),
         Rejection(Problem.IDENTITY_UNRECOGNISED),
     ),
-    "an identity with something behind it": (asks(identity=IDENTITY + "\n"), Rejection(Problem.IDENTITY_UNRECOGNISED)),
+    "an identity of 2,049 characters": (asks(identity="x" * 2049), Rejection(Problem.ANNOTATION_TOO_LONG)),
+    "a refresh of 257 characters": (asks(refresh="x" * 257), Rejection(Problem.ANNOTATION_TOO_LONG)),
+    "129 registries": (asks(registries="cgr.dev," * 129), Rejection(Problem.ANNOTATION_TOO_LONG)),
+    "an identity with something behind it": (asks(identity=IDENTITY + "/"), Rejection(Problem.IDENTITY_UNRECOGNISED)),
+    "an identity with a line break behind it": (
+        asks(identity=IDENTITY + "\n"),
+        Rejection(Problem.IDENTITY_UNRECOGNISED, ("it begins or ends with white space",)),
+    ),
     "an identity in capitals": (asks(identity=IDENTITY.upper()), Rejection(Problem.IDENTITY_UNRECOGNISED)),
     "a registry that the provider may not serve": (
         asks(registries="cgr.dev,evil.example"),
@@ -284,23 +295,55 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], Rejection]] = {
 def test_bad_input_is_told_once_and_then_waits_for_a_change(sentence: str) -> None:
     fields, rejection = BAD_INPUT[sentence]
     assert POLICY.resolve(view(**fields)) == rejection
-    assert decide(fields) == Tell(rejection)
+    assert decide(fields) == Report(rejection)
     told = {**fields, "annotations": {**fields["annotations"], f"{PREFIX}error": rejection.text}}
     assert decide(told) == Ignore()
     outdated = {**fields, "annotations": {**fields["annotations"], f"{PREFIX}error": "another"}}
-    assert decide(outdated) == Tell(rejection)
+    assert decide(outdated) == Report(rejection)
 
 
 @pytest.mark.parametrize("sentence", BAD_INPUT)
 def test_bad_input_is_not_minted_for_even_if_a_token_is_due(sentence: str) -> None:
     fields, rejection = BAD_INPUT[sentence]
     expired = {**written(), **fields["annotations"]}
-    assert decide({**fields, "annotations": expired}, now=NOW + 10 * HOUR) == Tell(rejection)
+    assert decide({**fields, "annotations": expired}, now=NOW + 10 * HOUR) == Report(rejection)
+
+
+def test_a_foreign_entry_that_no_kubelet_can_read_is_reported_until_the_next_refresh_and_once() -> None:
+    fields = filled()
+    fields["config"]["auths"]["quay.io"] = 7
+    rejection = Rejection(Problem.FOREIGN_ENTRY_UNREADABLE, ("quay.io",))
+    assert decide(fields) == Report(rejection, DUE_AT)
+    told = {**fields, "annotations": {**fields["annotations"], f"{PREFIX}error": rejection.text}}
+    assert decide(told) == Keep(DUE_AT)
+    assert decide(told, now=DUE_AT) == Refresh(Reason.SCHEDULED, DUE_AT)
+    fight = Standing(Rejection(Problem.FIGHT), NOW + 60)
+    assert POLICY.decide(view(**told), NOW, fight) == Report(fight.rejection, NOW + 60)
+
+
+def test_a_sentence_with_three_foreign_entries_fits_into_an_event() -> None:
+    sentence = Rejection(Problem.FOREIGN_ENTRY_UNREADABLE, (*(3 * ["x" * 200]), "others")).text
+    assert len(sentence) <= 1024
+
+
+def test_of_several_providers_one_that_takes_the_proof_serves_the_claim() -> None:
+    own = Profile("own", "chainguard", ("cgr.dev",))
+    tenants = Profile("tenants", "chainguard", ("cgr.dev",), takes_own_proof=False, takes_tenants_proof=True)
+    assert resolve(own, tenants) == Resolved("own", IDENTITY, ("cgr.dev",), None)
+    assert resolve(own, tenants, service_account="robot") == Resolved("tenants", IDENTITY, ("cgr.dev",), "robot")
+    required = Rejection(Problem.SERVICE_ACCOUNT_REQUIRED, ("provider tenants",))
+    assert resolve(tenants) == resolve(own, tenants, provider="tenants") == required
+    unsupported = Rejection(Problem.SERVICE_ACCOUNT_UNSUPPORTED, ("provider own",))
+    assert resolve(own, tenants, provider="own", service_account="robot") == unsupported
 
 
 def test_every_fault_that_the_policy_can_find_in_a_secret_is_in_a_test() -> None:
     found = {rejection.problem for _, rejection in BAD_INPUT.values()}
-    elsewhere = {Problem.PROVIDER_AMBIGUOUS, Problem.REGISTRY_CLAIMED_TWICE, Problem.CONFIG_TOO_LARGE}
+    elsewhere = {
+        *(Problem.PROVIDER_AMBIGUOUS, Problem.REGISTRY_CLAIMED_TWICE, Problem.CONFIG_TOO_LARGE),
+        *(Problem.FOREIGN_ENTRY_UNREADABLE, Problem.IDENTITY_NOT_ALLOWED, Problem.SERVICE_ACCOUNT_REQUIRED),
+        *(Problem.SECRET_NOT_WATCHED, Problem.OVER_LIMIT),  # of a ServiceAccount, and of a namespace
+    }
     assert found | elsewhere == {problem for problem in Problem if problem.pace.value == "on change"}
 
 
@@ -372,6 +415,79 @@ def test_a_type_without_a_shape_takes_any_identity_when_it_is_named() -> None:
     generic = Profile("generic", "generic", ("g.example",))
     assert resolve(generic, identity="me", provider="generic") == Resolved("generic", "me", ("g.example",), None)
     assert resolve(generic, identity="me") == Rejection(Problem.IDENTITY_UNRECOGNISED)
+
+
+def test_the_default_of_two_providers_serves_whoever_names_none() -> None:
+    two = (replace(CHAINGUARD, is_default=True), Profile("other", "chainguard", ("cgr.dev", "b.example")))
+    assert resolve(*two) == Resolved("chainguard", IDENTITY, ("cgr.dev",), None)
+    assert resolve(*two, provider="other") == Resolved("other", IDENTITY, ("cgr.dev", "b.example"), None)
+    assert resolve(*two, registries="b.example") == Resolved("other", IDENTITY, ("b.example",), None)
+    both = (two[0], replace(two[1], is_default=True))
+    assert resolve(*both) == Rejection(Problem.PROVIDER_AMBIGUOUS, ("chainguard", "other"))
+
+
+def test_a_second_provider_changes_nothing_for_tokens_that_the_default_has_minted() -> None:
+    two = policy(replace(CHAINGUARD, is_default=True), Profile("other", "chainguard", ("cgr.dev",)))
+    assert two.decide(view(**filled()), NOW) == Keep(DUE_AT)
+
+
+# What the operator allows, whatever RBAC does.
+
+NOT_ALLOWED = Rejection(Problem.IDENTITY_NOT_ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("globs", "allowed"),
+    [
+        (("*",), True),
+        (("team-a",), True),
+        (("team-b", "team-?"), True),
+        (("team-*",), True),
+        (("*-a",), True),
+        (("team-b",), False),
+        (("team",), False),
+        (("TEAM-A",), False),
+        (("team-a-*",), False),
+        (("?",), False),
+        ((), False),
+    ],
+)
+def test_a_provider_serves_the_namespaces_that_the_operator_names(globs: tuple[str, ...], allowed: bool) -> None:
+    locked = replace(CHAINGUARD, namespaces=globs)
+    assert isinstance(resolve(locked), Resolved) is allowed
+    assert (resolve(locked, provider="chainguard") == NOT_ALLOWED) is not allowed
+    further = view(annotated(identity_chainguard=IDENTITY), claim="chainguard")
+    assert (policy(locked).resolve(further) == NOT_ALLOWED) is not allowed
+
+
+@pytest.mark.parametrize(
+    ("globs", "allowed"),
+    [((IDENTITY,), True), ((f"{IDENTITY[:40]}/*",), True), ((IDENTITY[:40],), False), ((f"*{IDENTITY[1:-1]}",), False)],
+)
+def test_a_provider_serves_the_identities_that_the_operator_names(globs: tuple[str, ...], allowed: bool) -> None:
+    assert isinstance(resolve(replace(CHAINGUARD, identities=globs)), Resolved) is allowed
+
+
+def test_of_two_providers_the_one_that_is_open_to_the_namespace_serves_it() -> None:
+    two = (
+        replace(CHAINGUARD, namespaces=("team-b",), is_default=True),
+        Profile("other", "chainguard", ("cgr.dev",), namespaces=("team-a",)),
+    )
+    assert resolve(*two) == Resolved("other", IDENTITY, ("cgr.dev",), None)
+
+
+def test_a_token_in_place_is_kept_and_not_replaced_once_the_operator_forbids_it() -> None:
+    locked = policy(replace(CHAINGUARD, namespaces=("team-b",)))
+    for now in (NOW, NOW + 10 * HOUR):
+        assert locked.decide(view(**filled()), now) == Report(NOT_ALLOWED)
+
+
+def test_a_glob_of_many_stars_is_judged_soon() -> None:
+    identity, glob = "a" * 2048, "*a" * 500 + "b"
+    began = time.perf_counter()
+    assert not isinstance(resolve(replace(CHAINGUARD, identities=(glob,)), identity=identity), Resolved)
+    assert not replace(CHAINGUARD, identities=(glob,)).serves("x", identity)
+    assert time.perf_counter() - began < 5
 
 
 def two_claims(**more: str) -> dict[str, Any]:
@@ -465,7 +581,7 @@ def test_whatever_stands_in_a_secret_there_is_a_decision(
     ours = filled()["annotations"] if started_filled else {}
     ours = {key: value for key, value in ours.items() if key not in lost}
     ours |= {f"{PREFIX}{key}": value for key, value in forged.items()}
-    secret = project(secret_json(ours, config=config)).secret
+    secret = project(secret_json(ours, config=config)).item
     for found in secret.views() if secret else ():
         POLICY.expiry(found.claim)
         decision = POLICY.decide(found, now)
@@ -482,10 +598,10 @@ def _is_sound(decision: Decision, found: View, now: float) -> None:
             assert until <= max(expiry, (found.claim.issued_at or 0) + 1)
         case Refresh(_, at):
             assert at <= now
-        case Tell(None, until):
+        case Report(None, until):
             assert until is not None
             assert until > now
-        case Tell(rejection, until):
+        case Report(rejection, until):
             assert rejection == POLICY.resolve(found)
             assert until is None
 

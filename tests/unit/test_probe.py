@@ -6,11 +6,11 @@ import pytest
 
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.probe import Probed
-from controller.providers.base import ProviderSettings, Tools
-from hack.standin import wire
-from hack.standin.registry import Registry
-from hack.standin.wire import Answer, Hang, Reset, Scripted, Wire
+from controller.providers.contract import Tools
+from controller.providers.probe import Probed
+from testing import wire
+from testing.registry import Registry
+from testing.wire import Answer, Hang, Reset, Scripted, Wire
 from tests.unit.fakes import capturing_log
 from tests.unit.provider_world import WireTransport
 from tests.unit.virtual_time import Clock
@@ -34,6 +34,11 @@ class Minting:
             raise self.error
         return self.token
 
+    async def check_proof(self) -> None:
+        """See Provider."""
+        if self.error is not None:
+            raise self.error
+
 
 class Scene:
     """A probed provider and the registry that it is for."""
@@ -47,6 +52,9 @@ class Scene:
         self.wire = Wire(self.registry, clock=clock)
         self.minting = Minting(clock)
         tools = Tools(
+            name="p",
+            timeout_seconds=10.0,
+            default_lifetime_seconds=None,
             transport=WireTransport(self.wire),
             proof=_no_proof,
             now=clock,
@@ -55,7 +63,7 @@ class Scene:
             cleaned=lambda _error: None,
         )
         log, self.log = capturing_log()
-        self.provider = Probed(self.minting, ProviderSettings(type="x"), tools, log)
+        self.provider = Probed(self.minting, tools, log)
 
     async def mint(self, *hosts: str) -> Token:
         return await self.provider.mint("somebody", hosts)
@@ -63,6 +71,15 @@ class Scene:
 
 async def _no_proof(_audience: str) -> str:
     raise AssertionError("a probe proves nothing but the token")
+
+
+async def test_the_proof_that_is_checked_is_the_providers(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    await scene.provider.check_proof()
+    scene.minting.error = MintError(Problem.PROOF_MISSING, "FileNotFoundError")
+    with pytest.raises(MintError):
+        await scene.provider.check_proof()
+    assert not scene.wire.asked
 
 
 @pytest.mark.parametrize("flavour", ["basic", "bearer"])

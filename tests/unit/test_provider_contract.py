@@ -1,7 +1,7 @@
 """What every provider promises, whichever vendor it speaks to. Each test runs for each row.
 
 To add a provider: write tests/unit/contract_<type>.py with a `ROW` (see provider_world.Row) whose vendor is the
-stand-in in hack/standin/, an object with `async handle(Asked) -> Answer` (hack/standin/wire.py), and name it in ROWS.
+stand-in in testing/, an object with `async handle(Asked) -> Answer` (testing/wire.py), and name it in ROWS.
 What only that vendor does, golden vectors among them, is tested in test_<type>.py with the same `World`.
 
 A test that speaks of "each request" counts the requests of one good mint, and then spoils one after the other, each in
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from structlog.testing import CapturingLogger
 
 from controller import config
 from controller.core.errors import MintError, Problem
-from controller.http import AiohttpTransport
-from controller.minter import Failed, Minter, MintKey
-from controller.telemetry import Telemetry
-from hack.standin import wire
-from hack.standin.wire import Answer, Hang, Reset, Scripted, Slow
+from controller.core.model import Key
+from controller.core.schedule import Coverage
+from controller.engine.minter import Failed, Minter, MintKey
+from controller.net.transport import AiohttpTransport
+from controller.observe.metrics import Metrics
+from controller.providers import TYPES
+from testing import wire
+from testing.wire import Answer, Hang, Reset, Scripted, Slow
 from tests.unit import (
     contract_acr,
     contract_chainguard,
@@ -38,7 +42,7 @@ from tests.unit import (
     contract_quay,
     contract_token_exchange,
 )
-from tests.unit.provider_world import NAME, Row, World, configured
+from tests.unit.provider_world import NAME, Row, World, configured, proof_for
 from tests.unit.virtual_time import Clock
 
 ROWS = (
@@ -309,11 +313,56 @@ def meanwhile_renewed(world: World) -> Answer:
     return world.row.stale
 
 
+async def test_a_proof_is_checked_without_a_request(world: World) -> None:
+    await world.provider.check_proof()
+    assert not world.wire.asked
+
+
+async def test_a_check_finds_a_proof_that_cannot_be_read(world: World) -> None:
+    world.row.lose(world)
+    with pytest.raises(MintError) as caught:
+        await world.provider.check_proof()
+    assert caught.value.problem in (Problem.PROOF_MISSING, Problem.PROOF_UNFIT)
+    assert not leaks(world, chain(caught.value))
+    assert not world.wire.asked
+
+
 async def test_a_proof_that_cannot_be_read_is_told_and_nothing_is_sent(world: World) -> None:
     world.row.lose(world)
     error = await refused(world)
     assert error.problem in (Problem.PROOF_MISSING, Problem.PROOF_UNFIT)
     assert not world.wire.asked
+
+
+async def test_a_provider_handed_a_tenants_proof_presents_that_and_asks_for_no_other(
+    row: Row, world: World, tmp_path: Path
+) -> None:
+    settings = configured(row, tmp_path)
+    if settings.proof_by is None:
+        with pytest.raises(config.ConfigError, match=r"proof: "):
+            configured(row, tmp_path, {"proof": "serviceAccount"})
+        return
+    asked: list[str] = []
+
+    async def tenants_proof(audience: str) -> str:
+        asked.append(audience)
+        return proof_for(audience, 7, int(world.clock()) + 600)
+
+    provider = TYPES[row.type](settings, replace(world.tools, proof=tenants_proof))
+    await provider.mint(row.identity, world.hosts)
+    assert len(asked) == 1
+    assert not world.proofs_read
+
+    async def none(_audience: str) -> str:
+        raise MintError(Problem.TOKEN_REQUEST_REFUSED, "403")
+
+    world.wire.asked.clear()
+    provider = TYPES[row.type](settings, replace(world.tools, proof=none))
+    with pytest.raises(MintError) as caught:
+        await provider.mint(row.identity, world.hosts)
+    assert caught.value.problem is Problem.TOKEN_REQUEST_REFUSED
+    assert not world.proofs_read
+    assert not world.wire.asked, "nothing is sent in its place"
 
 
 # Leaks.
@@ -323,22 +372,30 @@ async def mint_aloud(world: World) -> list[str]:
     """Mint through the minter; everything that is said about it: log, metrics, and the texts of what comes out."""
     said = CapturingLogger()
     log = structlog.wrap_logger(said, wrapper_class=structlog.make_filtering_bound_logger(0), processors=[_as_fields])
-    telemetry = Telemetry(providers=[NAME], policies=[], relist_reasons=[])
+    metrics = Metrics(providers=[NAME], policies=[], relist_reasons=[])
+    landed, asker = asyncio.Event(), Key("team-a", "pull-secret", "")
+    key = MintKey(NAME, world.row.identity, None, world.hosts)
     async with asyncio.TaskGroup() as group:
-        minter: Minter[str] = Minter(
+        minter = Minter(
             NAME,
             world.provider,
+            proven_by=lambda _tenant, _askers: world.provider,
             group=group,
             now=world.clock,
-            wake=lambda _asker: None,
+            wake=lambda _asker: landed.set(),
             mints_per_second=20,
             mint_seconds=30,
             concurrency=1,
-            telemetry=telemetry,
+            mints_per_minute=None,
+            shares_token=False,
+            metrics=metrics,
             log=log,
         )
-        result = await minter.mint(MintKey(NAME, world.row.identity, None, world.hosts), asker="")
-    return [*map(repr, said.calls), generate_latest(telemetry.registry).decode(), repr(result), str(result)]
+        result = minter.ask(key, asker=asker, coverage=Coverage(None), due_at=world.clock())
+        await landed.wait()
+        result = minter.ask(key, asker=asker, coverage=Coverage(None), due_at=world.clock())
+        minter.close()
+    return [*map(repr, said.calls), generate_latest(metrics.registry).decode(), repr(result), str(result)]
 
 
 def _as_fields(_logger: Any, _method: str, event: Any) -> Any:

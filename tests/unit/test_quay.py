@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.core.errors import MintError, Problem
-from hack.standin.wire import in_json
+from testing.wire import in_json
 from tests.unit.contract_quay import ROBOT, ROW
 from tests.unit.provider_world import World, vendors_key
 from tests.unit.virtual_time import Clock

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from controller.core.queue import Due, RefreshQueue
+from tests.unit.queues import deadline, processing, waiting
 from tests.unit.virtual_time import Clock, VirtualTimeLoop
 
 Key = tuple[str, int]
@@ -163,10 +164,10 @@ class QueueMachine(RuleBasedStateMachine):
         for key in KEYS:
             run, held = self.running.get(key), self.waiting.get(key)
             assert self.queue.is_processing(key) == (run is not None)
-            assert self.queue.deadline(key) == (run.asked if run else held[0] if held else None)
-        assert self.queue.waiting == len(self.waiting)
-        assert self.queue.processing == len(self.running)
-        assert self.queue.depth == len(self.due())
+            assert deadline(self.queue, key) == (run.asked if run else held[0] if held else None)
+        assert waiting(self.queue) == len(self.waiting)
+        assert processing(self.queue) == len(self.running)
+        assert self.queue.depth() == len(self.due())
 
     @invariant()
     def heaps_hold_the_live_entries_once_and_few_stale_ones(self) -> None:
@@ -213,7 +214,7 @@ async def hand_out(actions: list[tuple[float, str, int, float]], *, workers: int
         await asyncio.sleep(pause)
         if action == "schedule" and key not in busy:
             queue.schedule(key, clock() + seconds)
-            owed[key] = queue.deadline(key) or 0.0
+            owed[key] = deadline(queue, key) or 0.0
         elif action == "forget":
             queue.forget(key)
             owed.pop(key, None)

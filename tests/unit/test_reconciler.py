@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from controller.core.model import Key
-from tests.unit.engine import NAME, Engine
+from tests.unit.engine import NAME, Engine, identity
 from tests.unit.fake_issuer import HOUR
+from tests.unit.queues import deadline
 from tests.unit.virtual_time import Clock
 
 KEY = Key("team-a", NAME, "")
@@ -20,9 +21,9 @@ def engine(clock: Clock, tmp_path: Path) -> Engine:
     return Engine(clock, tmp_path)
 
 
-def deadline(engine: Engine) -> float | None:
+def due_at(engine: Engine) -> float | None:
     assert engine.controller is not None
-    return engine.controller._queues["chainguard"].deadline(KEY)
+    return deadline(engine.controller._queues["chainguard"], KEY)
 
 
 async def test_a_refused_mint_is_looked_at_again_in_a_slow_step_and_an_outage_in_a_fast_one(engine: Engine) -> None:
@@ -31,7 +32,7 @@ async def test_a_refused_mint_is_looked_at_again_in_a_slow_step_and_an_outage_in
         engine.issuer.heal()
         engine.issuer.fail(status)
         async with engine.running():
-            at = deadline(engine)
+            at = due_at(engine)
             assert at is not None
             assert least - 0.01 <= at - engine.clock() <= most
 
@@ -70,7 +71,7 @@ async def test_a_refusal_is_told_at_once_although_the_token_in_place_is_good(eng
         engine.issuer.fail(403)
         await asyncio.sleep(0.66 * HOUR)
         assert engine.told("team-a") == ["MintRefused"]
-        assert engine.password("team-a") == engine.issuer.tokens[0]
+        assert engine.password("team-a") == engine.issuer.minted[0]
 
 
 async def test_an_error_whose_reason_changes_is_told_anew(engine: Engine) -> None:
@@ -91,6 +92,9 @@ async def test_a_token_that_was_written_is_told_when_it_is_the_first_of_an_ident
         engine.annotate("team-a", refresh="1")
         await asyncio.sleep(1)
         assert [(event["reason"], event["count"]) for event in engine.api.events] == [("TokenWritten", 1)]
+        engine.annotate("team-a", identity=identity(2))
+        await asyncio.sleep(1)
+        assert [(event["reason"], event["count"]) for event in engine.api.events] == [("TokenWritten", 2)]
 
 
 async def test_one_patch_is_all_that_a_fill_costs_and_a_read_where_others_have_entries(engine: Engine) -> None:
@@ -105,3 +109,45 @@ async def test_one_patch_is_all_that_a_fill_costs_and_a_read_where_others_have_e
     assert verbs["team-a"][:1] == ["patch"]
     assert verbs["team-c"][:2] == ["get", "patch"]
     assert list(engine.api.config("team-b", NAME)["auths"]) == ["cgr.dev"]
+
+
+async def test_a_failure_that_comes_again_after_a_success_is_told_again(engine: Engine) -> None:
+    """Within the ten minutes in which who removes `error` isn't told once more."""
+    engine.issuer.lifetime_seconds = 300
+    engine.issuer.fail(403, times=1)
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(31)
+        assert engine.annotation("team-a", "error") is None
+        engine.issuer.fail(403)
+        await asyncio.sleep(0.65 * 300)
+        assert (engine.annotation("team-a", "error") or "").startswith("MintRefused: ")
+        [count] = [event["count"] for event in engine.api.events if event["type"] == "Warning"]
+        assert count == 2
+
+
+async def test_a_refresh_that_has_to_look_twice_is_late_once(engine: Engine) -> None:
+    released = engine.issuer.hang()
+    engine.ask("team-a")
+    async with engine.running():
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"a": "b"}}})
+        released.set()
+        await engine.settle()
+        assert engine.password("team-a")
+        assert engine.metric("refresh_lateness_seconds_count") == 1
+
+
+async def test_a_write_that_meets_another_is_a_conflict_in_the_metrics_and_no_failure(engine: Engine) -> None:
+    released = engine.issuer.hang()
+    engine.ask("team-a")
+    async with engine.running():
+        engine.api.mute_watches()
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"a": "b"}}})
+        released.set()
+        await engine.settle()
+        assert engine.password("team-a")
+        results = {
+            result: engine.metric("refreshes_total", provider="chainguard", result=result, reason="new")
+            for result in ("written", "conflict", "failed", "refused", "unchanged")
+        }
+    assert results == {"written": 1, "conflict": 1, "failed": 0, "refused": 0, "unchanged": 0}

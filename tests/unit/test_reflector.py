@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.model import ManagedSecret, Ref
-from controller.core.projection import Observed
+from controller.core.projection import ObservedSecret, project
 from controller.kube.client import Selector
 from controller.kube.reflector import RELIST_REASONS, Reflector
-from tests.unit.fake_api import FakeApi, event_line
+from tests.unit.fake_api import Backup, FakeApi, Verb, event_line
 from tests.unit.virtual_time import Clock, VirtualTimeLoop
 
 IDENTITY = {"pull-secret-updater.chainguard.dev/identity": "abc/def"}
@@ -48,9 +48,9 @@ class RecordingSink:
         self.there = {ref: version for ref, version in self.there.items() if not covers(ref)}
         self.there |= {secret.ref: secret.resource_version for secret in secrets}
 
-    def changed(self, observed: Observed) -> None:
-        self.told.append(("changed", observed.ref))
-        if observed.secret is None:
+    def upserted(self, observed: ObservedSecret) -> None:
+        self.told.append(("upserted", observed.ref))
+        if observed.item is None:
             self.there.pop(observed.ref, None)
         else:
             self.there[observed.ref] = observed.resource_version
@@ -68,22 +68,27 @@ class Rig:
     clock: Clock
     sink: RecordingSink = field(default_factory=RecordingSink)
     relists: list[str] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
     draw: Callable[[], float] = lambda: 0.0
     selector: Selector = Selector(namespace=None, name="pull-secret")  # noqa: RUF009 -- it is frozen
+    paging: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def make(self) -> Reflector:
+    def make(self) -> Reflector[ManagedSecret]:
         return Reflector(
             client=self.api.client(),
             selector=self.selector,
+            project=project,
             sink=self.sink,
+            paging=self.paging,
             now=self.clock,
             random=self.draw,
             on_relist=self.relists.append,
+            on_recovery=lambda: self.recoveries.append(self.clock()),
             log=structlog.get_logger(),
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Reflector]:
+    async def running(self) -> AsyncIterator[Reflector[ManagedSecret]]:
         reflector = self.make()
         task = asyncio.create_task(reflector.run())
         try:
@@ -118,7 +123,7 @@ async def test_list_then_watch_tells_everything_in_order(rig: Rig) -> None:
         await asyncio.sleep(0.01)
         assert reflector.listed
     other = Ref("team-b", "pull-secret")
-    assert rig.sink.told == [("replaced", [REF]), ("changed", other), ("changed", other), ("deleted", other)]
+    assert rig.sink.told == [("replaced", [REF]), ("upserted", other), ("upserted", other), ("deleted", other)]
     assert rig.api.requests[1].query["resourceVersion"] == "1001"
     assert rig.relists == ["start"]
 
@@ -167,6 +172,87 @@ async def test_an_expired_continue_token_starts_the_list_over(rig: Rig) -> None:
     assert rig.verbs()[:5] == ["list"] * 4 + ["watch"]
     assert "resourceVersion" not in rig.api.requests[2].query
     assert len(rig.sink.there) == 601
+
+
+async def test_large_secrets_of_one_namespace_hold_up_no_other(rig: Rig) -> None:
+    """18 Secrets of 1.4 MB beside ours: the list is read in as many pages as it takes."""
+    for number in range(18):
+        rig.api.put_secret("large", f"pull-secret-{number}", data={"blob": "x" * 1_400_000})
+    rig.selector = Selector(namespace=None, name=None)
+    async with rig.running() as reflector:
+        await asyncio.sleep(1)
+        assert reflector.listed
+        assert rig.sink.told == [("replaced", [REF])]
+    limits = [int(request.query["limit"]) for request in rig.api.requests_of("list")]
+    assert limits == [500, 125, 31, 7, 7, 7]
+    assert not {request.query.get("continue") for request in rig.api.requests_of("list")[:4]} - {None}
+
+
+async def test_after_large_secrets_the_pages_grow_again(rig: Rig) -> None:
+    for number in range(14):
+        rig.api.put_secret("a-large", f"pull-secret-{number}", data={"blob": "x" * 1_400_000})
+    for number in range(600):
+        rig.api.put_secret("small", f"pull-secret-{number}", annotations=IDENTITY)
+    rig.selector = Selector(namespace=None, name=None)
+    async with rig.running():
+        await asyncio.sleep(1)
+    limits = [int(request.query["limit"]) for request in rig.api.requests_of("list")]
+    assert limits == [500, 125, 31, 7, 7, 7, 14, 28, 56, 112, 224, 448]
+    assert len(rig.sink.there) == 601
+
+
+async def test_a_secret_that_is_too_large_to_be_read_is_passed_over_and_told(rig: Rig) -> None:
+    """It is the second of three; nobody else's token depends on it."""
+    rig.api.put_secret("team-b", "pull-secret", annotations=IDENTITY, data={"blob": "x" * (16 << 20)})
+    rig.api.put_secret("team-c", "pull-secret", annotations=IDENTITY)
+    with structlog.testing.capture_logs() as logs:
+        async with rig.running() as reflector:
+            await asyncio.sleep(1)
+            assert reflector.listed
+            assert rig.sink.there.keys() == {REF, Ref("team-c", "pull-secret")}
+    [told] = [entry for entry in logs if entry["log_level"] == "error"]
+    assert told["event"] == "an object is too large to be read and is left out"
+    assert (told["namespace"], told["name"]) == ("team-b", "pull-secret")
+
+
+async def test_an_event_that_is_too_large_is_asked_for_once_more_and_then_listed(rig: Rig) -> None:
+    """The list passes it over, and the watch goes on after it."""
+    async with rig.running():
+        rig.api.put_secret("team-b", "pull-secret", annotations=IDENTITY, data={"blob": "x" * (17 << 20)})
+        rig.api.put_secret("team-c", "pull-secret", annotations=IDENTITY)
+        await asyncio.sleep(10)
+        assert rig.sink.there.keys() == {REF, Ref("team-c", "pull-secret")}
+        assert len(rig.api.watches) == 1
+    assert rig.relists == ["start", "unreadable"]
+
+
+async def test_a_page_that_expires_while_pages_shrink_starts_the_list_over(rig: Rig) -> None:
+    """F11, with pages of seven."""
+    for number in range(14):
+        rig.api.put_secret("large", f"pull-secret-{number}", data={"blob": "x" * 1_400_000})
+    rig.selector = Selector(namespace=None, name=None)
+    rig.api.latency_seconds = 1.0
+    async with rig.running() as reflector:
+        await asyncio.sleep(4.5)
+        rig.api.compact()
+        assert not reflector.listed
+        await asyncio.sleep(10)
+        assert reflector.listed
+    assert rig.sink.there.keys() == {REF}
+
+
+async def test_one_page_at_a_time_is_in_memory_however_many_watches_there_are(rig: Rig, clock: Clock) -> None:
+    """And a watch that waits for its turn is alive."""
+    paging = asyncio.Lock()
+    rigs = [Rig(rig.api, clock, paging=paging) for _ in range(3)]
+    rig.api.latency_seconds = 40.0
+    async with rigs[0].running(), rigs[1].running(), rigs[2].running() as last:
+        await asyncio.sleep(110)
+        assert clock() - last.last_attempt == 0
+        await asyncio.sleep(11)
+        assert all(each.sink.told for each in rigs)
+    first, *later = (request.at for request in rig.api.requests_of("list"))
+    assert [at - first for at in later] == [40.0, 80.0]
 
 
 async def test_a_relist_removes_what_is_gone(rig: Rig) -> None:
@@ -225,7 +311,7 @@ async def test_a_cluster_restored_from_a_backup_is_read_anew(rig: Rig) -> None:
     """F12: a watch from the future is silent, the list from there 504; then versions may be lower than before."""
     async with rig.running():
         await asyncio.sleep(61)  # a bookmark
-        rig.api.restore(900)
+        rig.api.restore(Backup(900, {}))
         rig.api.put_secret("team-b", "pull-secret", annotations=IDENTITY)
         await asyncio.sleep(180)
         assert rig.sink.there == {Ref("team-b", "pull-secret"): "901"}
@@ -234,6 +320,90 @@ async def test_a_cluster_restored_from_a_backup_is_read_anew(rig: Rig) -> None:
         assert rig.sink.there == {Ref("team-b", "pull-secret"): "902"}
     assert rig.sink.rolled_back == [False, True]
     assert rig.relists == ["start", "silent"]
+
+
+async def test_a_restored_server_that_rejects_the_version_of_the_watch_is_believed_though_its_versions_are_lower(
+    rig: Rig,
+) -> None:
+    rig.api.fail("watch", 400, times=1)
+    backup = rig.api.backup()
+    rig.api.annotate(*REF, {"x": "y"})
+    async with rig.running():
+        rig.api.restore(backup)
+        await asyncio.sleep(5)
+        assert rig.sink.there == {REF: "1001"}
+    assert rig.sink.rolled_back == [False, True]
+    assert rig.relists == ["start", "rejected"]
+
+
+async def test_a_rollback_that_a_read_has_shown_is_not_waited_for(rig: Rig) -> None:
+    """The watch is silent: the list is read at once, and is the truth."""
+    backup = rig.api.backup()
+    rig.api.put_secret("team-b", "pull-secret", annotations=IDENTITY)
+    async with rig.running() as reflector:
+        rig.api.annotate(*REF, {"x": "y"})
+        rig.api.restore(backup)
+        await asyncio.sleep(2)
+        assert rig.sink.there == {REF: "1003", Ref("team-b", "pull-secret"): "1002"}
+        reflector.roll_back()
+        await asyncio.sleep(0.001)
+        assert rig.sink.there == {REF: "1001"}
+        rig.api.annotate(*REF, {"x": "z"})
+        await asyncio.sleep(0.001)
+        assert rig.sink.there == {REF: "1002"}
+    assert rig.sink.rolled_back == [False, True]
+    assert rig.relists == ["start", "rolled_back"]
+
+
+async def test_a_rollback_ends_the_wait_after_a_failure(rig: Rig) -> None:
+    backup = rig.api.backup()
+    async with rig.running() as reflector:
+        rig.api.annotate(*REF, {"x": "y"})
+        rig.api.fail("watch", 503, times=6)
+        rig.api.restore(backup)
+        await asyncio.sleep(20)
+        assert rig.verbs()[-1] == "watch"
+        reflector.roll_back()
+        await asyncio.sleep(0.001)
+        assert rig.sink.there == {REF: "1001"}
+        assert rig.verbs()[-2:] == ["list", "watch"]
+
+
+async def test_a_list_from_before_the_rollback_is_not_taken(rig: Rig) -> None:
+    """Of an API server that wasn't restarted after etcd was restored: its watch cache knows nothing of it."""
+    backup = rig.api.backup()
+    async with rig.running() as reflector:
+        rig.api.annotate(*REF, {"x": "y"})
+        await asyncio.sleep(0.001)
+        rig.api.restore(backup, restart=False)
+        reflector.roll_back()
+        await asyncio.sleep(0.001)
+        assert rig.relists == ["start", "rolled_back"]
+        assert rig.sink.told == [("replaced", [REF]), ("upserted", REF)]
+        rig.api.cached = None
+        await asyncio.sleep(10)
+        reflector.roll_back()
+        await asyncio.sleep(0.001)
+        assert rig.sink.there == {REF: "1001"}
+
+
+async def test_a_rollback_is_read_no_more_than_once_in_ten_seconds(rig: Rig) -> None:
+    async with rig.running() as reflector:
+        for _ in range(295):
+            reflector.roll_back()
+            await asyncio.sleep(0.1)
+    assert rig.relists == ["start", *["rolled_back"] * 3]
+
+
+@pytest.mark.parametrize("failing", ["list", "watch"])
+async def test_an_api_server_that_responds_again_is_told_once(rig: Rig, failing: Verb) -> None:
+    rig.api.fail(failing, 503, times=4)
+    async with rig.running():
+        await asyncio.sleep(30)
+        rig.api.end_watches()
+        await asyncio.sleep(30)
+    assert len(rig.recoveries) == 1
+    assert rig.recoveries[0] == rig.api.requests_of(failing)[4].at
 
 
 @pytest.mark.parametrize("in_stream", [False, True])
@@ -524,17 +694,26 @@ async def test_a_list_that_is_no_list_is_tried_again(rig: Rig) -> None:
 
 
 async def test_a_refused_list_counts_as_listed_and_is_tried_again(rig: Rig) -> None:
-    """F17: ready in spite of it, and recovers by itself within 30 s."""
+    """F17: in spite of it others are served, and it recovers by itself within 30 s."""
     rig.api.fail("list", 403, times=10_000)
     async with rig.running() as reflector:
         assert reflector.listed
-        assert reflector.refused
+        assert reflector.refusal == "list secrets: 403 Forbidden; asked for Secrets named pull-secret in all namespaces"
         await asyncio.sleep(300)
         rig.api.heal()
         await asyncio.sleep(30)
-        assert not reflector.refused
+        assert reflector.refusal is None
         assert REF in rig.sink.there
     assert max(rig.gaps()) <= 30.0
+
+
+async def test_a_credential_that_is_not_accepted_is_a_refusal(rig: Rig) -> None:
+    rig.api.fail("list", 401, times=10_000)
+    async with rig.running() as reflector:
+        assert (reflector.refusal or "").startswith("list secrets: 401 Unauthorized;")
+        rig.api.heal()
+        await asyncio.sleep(30)
+        assert reflector.refusal is None
 
 
 async def test_a_watch_that_is_refused_later_is_seen(rig: Rig) -> None:
@@ -543,10 +722,19 @@ async def test_a_watch_that_is_refused_later_is_seen(rig: Rig) -> None:
         rig.api.fail("watch", 403, times=3)
         rig.api.break_off_watches()
         await asyncio.sleep(1)
-        assert reflector.refused
+        assert (reflector.refusal or "").startswith("watch secrets: 403 Forbidden;")
         await asyncio.sleep(30)
-        assert not reflector.refused
+        assert reflector.refusal is None
     assert rig.relists == ["start"]
+
+
+async def test_an_api_server_that_goes_away_has_taken_no_refusal_back(rig: Rig) -> None:
+    """Or a Pod without rights would be ready for as long as the API server is away."""
+    rig.api.fail("list", 403)
+    async with rig.running() as reflector:
+        rig.api.fail(None, None, times=10_000)
+        await asyncio.sleep(60)
+        assert reflector.refusal is not None
 
 
 async def test_progress_is_the_stream_and_attempts_are_the_loop(rig: Rig) -> None:
@@ -664,4 +852,61 @@ async def tell(api: FakeApi, what: str, detail: str) -> None:
 
 async def test_relist_reasons_are_a_fixed_set() -> None:
     """They are the values of a metric's label."""
-    assert RELIST_REASONS == ("start", "expired", "future_version", "rejected", "silent", "unreadable")
+    assert RELIST_REASONS == ("start", "expired", "future_version", "rejected", "silent", "unreadable", "rolled_back")
+
+
+@pytest.mark.parametrize("verb", ["list", "watch"])
+async def test_a_refusal_is_a_sign_of_life_of_the_server(rig: Rig, verb: Verb) -> None:
+    """F17: other watches go on, so that it must not look like a server that is gone."""
+    rig.api.fail(verb, 403, times=10_000)
+    async with rig.running() as reflector:
+        for _ in range(10):
+            await asyncio.sleep(60)
+            assert rig.clock() - reflector.last_progress <= 30
+
+
+async def test_events_that_cannot_be_read_are_no_reason_to_hurry(rig: Rig) -> None:
+    """Each watch brings a line, and that line ends it."""
+    async with rig.running():
+        for _ in range(240):
+            await asyncio.sleep(0.5)
+            rig.api.send_to_watches(b"<html>\n")
+    assert len(rig.api.requests) <= 40, "two minutes, in growing steps"
+
+
+async def test_a_server_that_went_back_in_time_is_believed_also_after_a_list_that_failed(rig: Rig) -> None:
+    rig.api.fail("watch", 504, cause="ResourceVersionTooLarge")
+    async with rig.running():
+        rig.api.fail("list", 503, times=2)
+        await asyncio.sleep(10)
+    assert rig.verbs() == ["list", "watch", "list", "list", "list", "watch"]
+    assert rig.sink.rolled_back == [False, True]
+
+
+async def test_a_watch_that_waits_for_its_answer_is_within_its_bounds(rig: Rig) -> None:
+    """After a wait, the bounds of the step before have passed."""
+    rig.api.fail("watch", None)
+    rig.api.fail("watch", 200, after_seconds=1e9)
+    async with rig.running() as reflector:
+        await asyncio.sleep(29)
+        assert rig.verbs() == ["list", "watch", "watch"]
+        assert reflector.last_attempt == rig.clock()
+
+
+async def test_a_watch_goes_on_after_the_deletion_that_it_saw(rig: Rig) -> None:
+    """W4. From before it, the version could be compacted away although nothing was missed."""
+    async with rig.running():
+        rig.api.delete_secret(*REF)
+        await asyncio.sleep(2)
+        rig.api.end_watches()
+        await asyncio.sleep(2)
+    assert rig.api.requests[-1].query["resourceVersion"] == str(rig.api.resource_version)
+
+
+async def test_a_clock_that_runs_ahead_makes_no_failure_the_first_again(rig: Rig) -> None:
+    rig.api.fail(None, None, times=10_000)
+    async with rig.running():
+        for _ in range(60):
+            await asyncio.sleep(1)
+            rig.clock.step(1000)
+    assert len(rig.api.requests) <= 10

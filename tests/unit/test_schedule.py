@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from controller.core.errors import Pace
 from controller.core.schedule import (
     RETRY_AFTER_CAP_SECONDS,
+    Coverage,
     RefreshWindow,
     effective_expiry,
     fraction,
@@ -119,13 +120,15 @@ def test_the_earliest_source_of_an_expiry_wins(expires_at: int, credential_exp: 
 # Trying again.
 
 
-def step(attempt: int, pace: Pace, *, spread_by: str = "k", left: float | None = None) -> float:
+def step(
+    attempt: int, pace: Pace, *, spread_by: str = "k", left: float | None = None, missing: float | None = None
+) -> float:
     at = retry_at(
         failed_at=NOW,
         attempt=attempt,
         pace=pace,
         spread_by=spread_by,
-        valid_until=None if left is None else NOW + left,
+        coverage=Coverage(None if left is None else NOW + left, None if missing is None else NOW - missing),
     )
     assert at is not None
     return at - NOW
@@ -158,9 +161,9 @@ def test_the_same_failure_has_the_same_moment_at_every_look() -> None:
 
 
 def test_a_fault_of_the_secret_waits_for_its_change_and_nothing_else() -> None:
-    assert retry_at(failed_at=NOW, attempt=1, pace=Pace.ON_CHANGE, spread_by="k") is None
+    assert retry_at(failed_at=NOW, attempt=1, pace=Pace.ON_CHANGE, spread_by="k", coverage=Coverage(None)) is None
     at = retry_at(
-        failed_at=NOW, attempt=1, pace=Pace.ON_CHANGE, spread_by="k", valid_until=NOW + 9, retry_after_seconds=5
+        failed_at=NOW, attempt=1, pace=Pace.ON_CHANGE, spread_by="k", coverage=Coverage(NOW + 9), retry_after_seconds=5
     )
     assert at is None
 
@@ -177,9 +180,12 @@ def test_near_the_end_a_step_is_a_second_and_not_shorter(left: float) -> None:
     assert step(20, Pace.SLOW, left=left) == 1
 
 
-@pytest.mark.parametrize("left", [0.0, -1.0, -1e9])
-def test_an_expired_token_hurries_nobody(left: float) -> None:
-    assert step(20, Pace.SLOW, left=left) == step(20, Pace.SLOW)
+@pytest.mark.parametrize(("missing", "longest"), [(0, 60), (1, 60), (1799, 60), (1800, 900), (10**6, 900)])
+def test_without_a_valid_token_no_step_is_longer_than_a_minute_for_half_an_hour(missing: float, longest: float) -> None:
+    steps = [step(20, Pace.SLOW, spread_by=str(n), missing=missing) for n in range(100)]
+    assert longest * 0.9 < max(steps) <= longest
+    assert step(1, Pace.SLOW, missing=missing) <= 30
+    assert step(1, Pace.FAST, missing=missing) <= 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +194,9 @@ def test_an_expired_token_hurries_nobody(left: float) -> None:
 )
 @pytest.mark.parametrize("pace", [Pace.FAST, Pace.SLOW])
 def test_retry_after_wins_up_to_five_minutes(pace: Pace, asked: float, waited: float) -> None:
-    at = retry_at(failed_at=NOW, attempt=9, pace=pace, spread_by="k", valid_until=NOW + 16, retry_after_seconds=asked)
+    at = retry_at(
+        failed_at=NOW, attempt=9, pace=pace, spread_by="k", coverage=Coverage(NOW + 16), retry_after_seconds=asked
+    )
     assert at == NOW + waited
     assert waited <= RETRY_AFTER_CAP_SECONDS
 
@@ -208,7 +216,7 @@ def test_a_retry_is_never_in_the_past_nor_later_than_a_quarter_of_an_hour(
         attempt=attempt,
         pace=pace,
         spread_by=spread_by.encode("utf-8", "replace").decode(),
-        valid_until=None if left is None else NOW + left,
+        coverage=Coverage(None if left is None else NOW + left),
         retry_after_seconds=retry_after,
     )
     assert at is not None

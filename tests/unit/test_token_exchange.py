@@ -14,8 +14,8 @@ import yaml
 
 from controller import config
 from controller.core.errors import MintError, Problem
-from hack.standin import oauth
-from hack.standin.wire import in_json
+from testing import oauth
+from testing.wire import in_json
 from tests.unit.contract_token_exchange import IDENTITY, ROW, settings, vendor
 from tests.unit.provider_world import MAX_LIFETIME_SECONDS, Row, World, configured, vendors_key
 from tests.unit.virtual_time import Clock
@@ -203,6 +203,14 @@ async def test_a_client_proves_itself_with_basic_each_part_encoded_first(clock: 
     scheme, _, encoded = world.wire.asked[0].headers["Authorization"].partition(" ")
     assert scheme == "Basic"
     assert base64.b64decode(encoded).decode() == f"psu%3A1:{urllib.parse.quote_plus('s3cr:t/')}"
+
+
+async def test_a_client_secret_that_is_missing_is_found_without_a_request(clock: Clock, tmp_path: Path) -> None:
+    world = World(row(clientId="psu:1", clientSecretFile=str(tmp_path / "secret")), clock, tmp_path)
+    with pytest.raises(MintError) as caught:
+        await world.provider.check_proof()
+    assert caught.value.problem is Problem.PROOF_MISSING
+    assert not world.wire.asked
 
 
 async def test_only_codes_that_we_know_are_repeated(clock: Clock, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-# All programs of a control plane in one image, which the node knows under each of the names that kubeadm asks for.
+# All programs of a control plane in one image; the node has it under every name that kubeadm asks for.
 ARG BASE
 FROM ${BASE}
 COPY . /usr/local/bin/

@@ -181,7 +181,7 @@ def test_what_is_left_of_a_dead_cluster_is_removed_without_harm_to_the_one_that_
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(PackagesError, match="run this as root, say with sudo"):
+    with pytest.raises(PackagesError, match="needs root; use sudo"):
         packages.check()
 
 

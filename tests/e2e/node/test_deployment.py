@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hack.standin.api import ApiError
+from testing.api import ApiError
 from tests.e2e.support.incluster import NAMESPACE, InCluster, is_ready
 from tests.e2e.support.pods import RUN_SECONDS
 from tests.e2e.support.tenant import eventually

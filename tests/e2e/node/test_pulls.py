@@ -1,12 +1,13 @@
 """The two commands of the README, and a Pod."""
 
+import secrets
 import shlex
 import subprocess
 import time
 from collections.abc import Callable
 
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.incluster import REGISTRY, ROOT, InCluster
+from tests.e2e.support.incluster import REGISTRY, ROOT, TARGET_IDENTITY, TARGET_LABEL, InCluster
 from tests.e2e.support.pods import RUN_SECONDS, Pods
 from tests.e2e.support.tenant import PREFIX, Tenant, eventually
 
@@ -81,6 +82,47 @@ def test_a_serviceaccount_can_name_the_secret_for_all_its_pods(cluster: Cluster,
     name = pods.create("hello/fifth", secret=None)
     assert pods.get(name)["spec"]["imagePullSecrets"] == [{"name": "pull-secret"}]
     pods.runs(name)
+
+
+def test_a_deployment_in_a_namespace_of_a_second_ago_runs_and_nobody_has_touched_a_secret(
+    cluster: Cluster, world: InCluster, tell: Tell
+) -> None:
+    """A target makes the Secret, and its ServiceAccount names it."""
+    namespace = f"e2e-{secrets.token_hex(5)}"
+    began = time.monotonic()
+    labels = {TARGET_LABEL: "yes"}
+    cluster.api.post("/api/v1/namespaces", {"metadata": {"name": namespace, "labels": labels}})
+    container = {"name": "main", "image": f"{REGISTRY}/hello/ninth:1", "command": ["/busybox", "sleep", "3600"]}
+    app = {"matchLabels": {"app": "ninth"}}
+    template = {
+        "metadata": {"labels": app["matchLabels"]},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{**container, "imagePullPolicy": "Always"}],
+        },
+    }
+
+    def attached() -> bool:
+        accounts = cluster.api.items(f"/api/v1/namespaces/{namespace}/serviceaccounts")
+        return any({"name": "pull-secret"} in each.get("imagePullSecrets", []) for each in accounts)
+
+    try:
+        eventually(attached, timeout=RUN_SECONDS, what="the ServiceAccount names the Secret")
+        after = time.monotonic() - began
+        deployment = {"metadata": {"name": "ninth"}, "spec": {"selector": app, "template": template}}
+        cluster.api.post(f"/apis/apps/v1/namespaces/{namespace}/deployments", deployment)
+        rollout = ("rollout", "status", "--namespace", namespace, "deployment/ninth", "--timeout=60s")
+        cluster.kubectl(*rollout)
+        tell(
+            f"a Deployment of {after:.2f} s after its namespace ran {time.monotonic() - began:.1f} s after that; "
+            "its Secret, and the Secret's name in the ServiceAccount, are a target's"
+        )
+        admitted = [one for one in world.decisions("hello/ninth") if one["admitted"]]
+        assert {one["subject"] for one in admitted} == {TARGET_IDENTITY}
+    finally:
+        cluster.kubectl("delete", "deployment", "--namespace", namespace, "--all", "--wait=false")
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}")
 
 
 def test_without_any_credential_the_registry_refuses(world: InCluster, tenant: Tenant, pods: Pods) -> None:

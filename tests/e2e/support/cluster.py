@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from hack.standin import cluster
+from testing import cluster
 from tests.e2e.support.requests import AuditLog
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hack.standin.controller import CONFIG, ControllerProcess
-from hack.standin.exchange import Issuer
-from hack.standin.mounted import MountedTokens
+from testing.controller import CONFIG, ControllerProcess
+from testing.exchange import Issuer
+from testing.mounted import MountedTokens
 from tests.e2e.support import leaks
 from tests.e2e.support.cluster import Cluster
 

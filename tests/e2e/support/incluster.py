@@ -18,7 +18,7 @@ from tests.e2e.support.installed import MANIFESTS, POLICY_PROBE, wait_for_polici
 from tests.e2e.support.tenant import eventually
 
 ROOT = Path(__file__).parents[3]
-STANDINS = ROOT / "hack" / "standin" / "image" / "manifests.yaml"
+STANDINS = ROOT / "testing" / "image" / "manifests.yaml"
 NAMESPACE = "pull-secret-updater"
 IMAGE = ("localhost/pull-secret-updater", "test")
 """The controller's image as the node has it: name and tag."""
@@ -27,6 +27,9 @@ REGISTRY = "127.0.0.1:5080"
 AUDIENCE = "private-registry"
 CONTROLLERS = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/name%3Dpull-secret-updater"
 START_SECONDS = 60.0
+TARGET_LABEL = "e2e-target"
+"""Namespaces with this label get a Secret from a target, and their ServiceAccount default names it."""
+TARGET_IDENTITY = "0123456789abcdef" * 2 + "01234567"
 
 Pod = dict[str, Any]
 
@@ -185,7 +188,7 @@ class InCluster:
         eventually(lambda: not self.cluster.api.items(pods), timeout=START_SECONDS, what=f"no {pods}")
 
     def _install_controller(self, issuer_ca: bytes) -> None:
-        """manifests/ with two changes, as a user's overlay makes them: the image, and the configuration."""
+        """manifests/ with what a user's overlay changes: the image, the configuration, and components for a target."""
         overlay = self._directory / "overlay"
         overlay.mkdir()
         address = self.cluster.api.get("/api/v1/namespaces/standins/services/issuer")["spec"]["clusterIP"]
@@ -196,9 +199,21 @@ class InCluster:
             "tokenAudience": AUDIENCE,
             "registries": [REGISTRY],
         }
+        selector = {"matchLabels": {TARGET_LABEL: "yes"}}
+        target = {"name": "e2e", "identity": TARGET_IDENTITY, "namespaces": [{"selector": selector}]}
+        configuration["targets"] = [{**target, "serviceAccounts": ["default"]}]
         name, tag = IMAGE
+        base = Path(os.path.relpath(MANIFESTS, overlay))
+        may_use = [{"op": "replace", "path": "/rules/0/resourceNames", "value": [TARGET_IDENTITY]}]
         kustomization = {
-            "resources": [os.path.relpath(MANIFESTS, overlay)],
+            "resources": [str(base)],
+            "components": [str(base / "components" / name) for name in ("targets", "service-accounts")],
+            "patches": [
+                {
+                    "target": {"kind": "ClusterRole", "name": "pull-secret-updater-identities"},
+                    "patch": yaml.safe_dump(may_use),
+                }
+            ],
             "images": [{"name": "registry.example.com/pull-secret-updater", "newName": name, "newTag": tag}],
             "configMapGenerator": [
                 {

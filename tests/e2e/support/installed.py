@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hack.standin.mounted import USER
+from testing.mounted import USER
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import PREFIX, TYPE
 

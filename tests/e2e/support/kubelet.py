@@ -1,13 +1,9 @@
 """Reads a pull Secret as the kubelet does, and finds fault where the kubelet would.
 
-Follows pkg/credentialprovider (config.go, secrets.go) of Kubernetes: only `username`, `password`, `auth` and `email`
-are read; a non-empty `auth` wins and must be standard base64 of `user:password`; one entry that can't be decoded spoils
-the Pod's whole set.
+By our own reader of docker configs, which tests/e2e/test_kubelet_rules.py holds against the kubelet's code.
 """
 
 import base64
-import binascii
-import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +12,8 @@ from typing import Any, Self
 
 import jwt
 
-from hack.standin.api import Api
+from controller.core import dockerconfig
+from testing.api import Api
 
 SECRET_TYPE = "kubernetes.io/dockerconfigjson"
 KEY = ".dockerconfigjson"
@@ -31,33 +28,12 @@ def credentials(secret: dict[str, Any]) -> dict[str, tuple[str, str]]:
     if secret.get("type") != SECRET_TYPE:
         raise RejectedError(f"type is {secret.get('type')}")
     try:
-        config = json.loads(base64.b64decode(secret["data"][KEY], validate=True))
-        entries = config.get("auths") or {}
-        return {_registry(key): _credential(entry) for key, entry in entries.items()}
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        config = dockerconfig.parse(base64.b64decode(secret["data"][KEY], validate=True))
+    except (KeyError, ValueError) as error:
         raise RejectedError(f"not a docker config: {type(error).__name__}") from error
-
-
-def _credential(entry: dict[str, Any]) -> tuple[str, str]:
-    if not entry.get("auth"):
-        return str(entry.get("username", "")), str(entry.get("password", ""))
-    encoded = str(entry["auth"])
-    padding = "" if encoded.endswith("=") else "=" * (-len(encoded) % 4)
-    try:
-        decoded = base64.b64decode(encoded + padding, validate=True).decode()
-    except binascii.Error as error:
-        raise RejectedError("auth is not base64") from error
-    user, colon, password = decoded.partition(":")
-    if not colon:
-        raise RejectedError("auth has no colon")
-    return user, password
-
-
-def _registry(key: str) -> str:
-    host, slash, path = key.split("://", 1)[-1].partition("/")
-    for version in ("v1/", "v2/"):
-        path = path.removeprefix(version)
-    return f"{host}{slash}{path}".rstrip("/")
+    if config.unreadable:
+        raise RejectedError(f"unreadable: {', '.join(config.unreadable)}")
+    return dockerconfig.credentials(config, config.hosts)
 
 
 def claims(token: str) -> dict[str, Any]:

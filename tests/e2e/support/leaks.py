@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 PIECE = 24
-LOOKS_LIKE = re.compile(r"eyJ[A-Za-z0-9_-]{8,}|X3Rva2Vu[A-Za-z0-9+/]{4,}")
-"""`{"` of a JWT's header or a docker config, and `_token` of an `auth`, in base64."""
+LOOKS_LIKE = re.compile(r"(?<!continue=)eyJ[A-Za-z0-9_-]{8,}|X3Rva2Vu[A-Za-z0-9+/]{4,}")
+"""`{"` of a JWT's header or a docker config, and `_token` of an `auth`, in base64; but not a list's continue token."""
 WORD = re.compile(rf"[A-Za-z0-9_+/=-]{{{PIECE},}}")
 
 

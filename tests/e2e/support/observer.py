@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from hack.standin.api import Api
-from hack.standin.follower import Follower
+from testing.api import Api
+from testing.follower import Follower
 
 Secret = dict[str, Any]
 SELECTOR = "fieldSelector=type%3Dkubernetes.io%2Fdockerconfigjson"

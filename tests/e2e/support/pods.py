@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from hack.standin.api import ApiError
+from testing.api import ApiError
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.incluster import REGISTRY
 from tests.e2e.support.tenant import eventually

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hack.standin.mounted import USER
+from testing.mounted import USER
 
 POLICY = """
 apiVersion: audit.k8s.io/v1

@@ -4,8 +4,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from hack.standin.behaviour import Behaviour
-from hack.standin.exchange import Issuer
+from testing.behaviour import Behaviour
+from testing.exchange import Issuer
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.kubelet import Checker
 from tests.e2e.support.observer import Observer

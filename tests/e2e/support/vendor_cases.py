@@ -14,19 +14,19 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from hack.standin import azure as entra
-from hack.standin import google as gcp
-from hack.standin.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
-from hack.standin.behaviour import Behaviour
-from hack.standin.crusoe import Crusoe
-from hack.standin.exchange import AUDIENCE, CONTROLLER, Issuer
-from hack.standin.github import Github
-from hack.standin.mounted import NAME, NAMESPACE
-from hack.standin.oauth import TokenExchange
-from hack.standin.quay import Quay
-from hack.standin.registry import Registry
-from hack.standin.tokens import PublishedKeys
-from hack.standin.wire import Answer, Asked, Servers, Vendor, Wire
+from testing import azure as entra
+from testing import google as gcp
+from testing.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
+from testing.behaviour import Behaviour
+from testing.crusoe import Crusoe
+from testing.exchange import AUDIENCE, CONTROLLER, Issuer
+from testing.github import Github
+from testing.mounted import NAME, NAMESPACE
+from testing.oauth import TokenExchange
+from testing.quay import Quay
+from testing.registry import Registry
+from testing.tokens import PublishedKeys
+from testing.wire import Answer, Asked, Servers, Vendor, Wire
 from tests.e2e.support import kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.observer import Secret
@@ -215,7 +215,7 @@ def crusoe(ground: Ground) -> Case:
         "accessKey": {"file": ground.key_file("CRUSOE_ACCESS_KEY", access_key)},
         "secretKey": {"file": ground.key_file("CRUSOE_SECRET_KEY", secret_key)},
     }
-    settings = {"user": user, "apiUrl": f"{ground.serve(api)}/v1", "lifetime": LIFE_SECONDS, "alias": "e2e"}
+    settings = {"user": user, "apiUrl": f"{ground.serve(api)}/v1", "lifetime": f"{LIFE_SECONDS}s", "alias": "e2e"}
     return Case(
         name="crusoe",
         settings={"type": "crusoe", **settings, **keys},

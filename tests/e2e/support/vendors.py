@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hack.standin.exchange import Issuer
-from hack.standin.oauth import TokenExchange
-from hack.standin.wire import Answer, Asked, Servers, Vendor
+from testing.exchange import Issuer
+from testing.oauth import TokenExchange
+from testing.wire import Answer, Asked, Servers, Vendor
 from tests.e2e.support import vendor_cases
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.observer import Secret

@@ -1,0 +1,1 @@
+"""HTTP: one exchange, and the addresses that credentials may be sent to."""

@@ -1,0 +1,627 @@
+"""Targets on a real API server: the controller as its own ServiceAccount, with the components of manifests/."""
+
+import base64
+import concurrent.futures
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.config import load
+from hack.localcluster import kubectl
+from testing.api import Api, ApiError
+from testing.behaviour import Behaviour
+from testing.controller import ControllerProcess
+from testing.exchange import Issuer
+from tests.e2e.support import installed
+from tests.e2e.support.cluster import Cluster
+from tests.e2e.support.observer import Observer
+from tests.e2e.support.requests import AuditLog
+from tests.e2e.support.tenant import (
+    AT_ONCE_SECONDS,
+    FILL_SECONDS,
+    PREFIX,
+    TYPE,
+    eventually,
+    filled_for,
+    new_identity,
+    token,
+)
+
+IDENTITY = "ab" * 20
+INSTALLATION = "pull-secret-updater.controller"
+MARK = PREFIX + "created-by"
+LABEL = "e2e-targets"
+CONTROLLER = ("pull-secret-updater", "controller")
+EMPTY = base64.b64encode(b"{}").decode()
+
+Object = dict[str, Any]
+Start = Callable[..., ControllerProcess]
+
+
+def target(label: str, **more: Any) -> Object:
+    """A target that selects the namespaces with that label."""
+    selector = {"matchLabels": {LABEL: label}}
+    return {"name": "everyone", "identity": IDENTITY, "namespaces": [{"selector": selector}], **more}
+
+
+class Namespaces:
+    """Namespaces of one test, with its label; what is in them goes when the test has ended."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._names: list[str] = []
+        self.label = secrets.token_hex(4)
+
+    def make(self, *, selected: bool = True, **annotations: str) -> str:
+        """One more, by its name."""
+        name = f"e2e-{secrets.token_hex(5)}"
+        ours = {PREFIX + key: value for key, value in annotations.items()}
+        labels = {LABEL: self.label} if selected else {}
+        self._api.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels, "annotations": ours}})
+        self._names.append(name)
+        return name
+
+    def empty(self) -> None:
+        """Delete the Secrets."""
+        for name in self._names:
+            self._api.delete(f"/api/v1/namespaces/{name}/secrets/pull-secret")
+
+    def patch(self, name: str, metadata: Object) -> None:
+        """Change labels or annotations."""
+        self._api.patch(f"/api/v1/namespaces/{name}", {"metadata": metadata})
+
+    def select(self, name: str, *, selected: bool = True) -> None:
+        """Give it the label, or take that away."""
+        self.patch(name, {"labels": {LABEL: self.label if selected else None}})
+
+
+@pytest.fixture(scope="module")
+def components(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The components targets, service-accounts and tenant-proof, as their comments tell; afterwards the base again."""
+    directory = tmp_path_factory.mktemp("targets")
+    overlay = installed.overlay(directory, "service-accounts")
+    shutil.copy(installed.MANIFESTS / "config.yaml", overlay)
+    text = (overlay / "kustomization.yaml").read_text()
+    assert text.count("IDENTITY") == 1
+    kustomization = yaml.safe_load(text.replace("IDENTITY", IDENTITY))
+    kustomization["components"].append("../manifests/components/tenant-proof")
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    rendered = installed.render(overlay, cluster=cluster)
+    installed.install(cluster, rendered)
+    _wait_for_policies(cluster)
+    yield
+    remove(cluster, rendered, manifests)
+
+
+def remove(cluster: Cluster, rendered: str, manifests: str) -> None:
+    """Take away what an overlay has added to manifests/, and put back what it has changed."""
+    base = {(each["kind"], each["metadata"]["name"]) for each in yaml.safe_load_all(manifests)}
+    added = [each for each in yaml.safe_load_all(rendered) if (each["kind"], each["metadata"]["name"]) not in base]
+    cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=yaml.safe_dump_all(added))
+    installed.install(cluster, manifests)
+
+
+def _wait_for_policies(cluster: Cluster) -> None:
+    """Until each of the further policies refuses what it forbids; a new one takes the API server a moment."""
+    api, namespace = as_controller(cluster), f"e2e-{secrets.token_hex(5)}"
+    cluster.api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    cluster.api.post(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+    unmarked = {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}}
+
+    def guarded() -> bool:
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
+        refused = [
+            refusal(lambda: apply(api, namespace, "pull-secret", unmarked)),
+            refusal(lambda: api.patch(account, {"metadata": {"labels": {"probe": secrets.token_hex(4)}}})),
+        ]
+        return all("ValidatingAdmissionPolicy" in each for each in refused)
+
+    eventually(guarded, timeout=30, what="the policies are enforced")
+
+
+def as_controller(cluster: Cluster) -> Api:
+    """The API server as the controller's ServiceAccount sees it."""
+    return Api(cluster.service_account_kubeconfig(*CONTROLLER))
+
+
+def apply(api: Api, namespace: str, name: str, body: Object) -> Object:
+    """A server-side apply under our field manager."""
+    path = f"/api/v1/namespaces/{namespace}/secrets/{name}?fieldManager=pull-secret-updater"
+    return api.apply(path, {"apiVersion": "v1", "kind": "Secret", **body})
+
+
+def refusal(call: Callable[[], object], status: int = 403) -> str:
+    """The API server's sentence; empty if it allows the call."""
+    try:
+        call()
+    except ApiError as error:
+        if error.status == status:
+            return str(error)
+        raise
+    return ""
+
+
+@pytest.fixture
+def namespaces(cluster: Cluster) -> Iterator[Namespaces]:
+    """Namespaces of this test."""
+    made = Namespaces(cluster.api)
+    yield made
+    made.empty()
+
+
+@pytest.fixture
+def running(
+    components: None, namespaces: Namespaces, controller: Start, issuer: Issuer
+) -> Callable[..., ControllerProcess]:
+    """Starts a controller with one target, for this test's namespaces."""
+    issuer.behave(IDENTITY, Behaviour(lifetime_seconds=3600))
+
+    def start(**more: Any) -> ControllerProcess:
+        return controller(config={"targets": [target(namespaces.label, **more)], "limits": _QUICK})
+
+    return start
+
+
+_QUICK = {"removal": {"grace": "1s", "most": 5, "share": 0.2}}
+
+
+def wait_filled(observer: Observer, namespace: str, timeout: float = FILL_SECONDS) -> Object:
+    """The Secret, once it holds a valid token of the target."""
+    return observer.wait(namespace, filled_for(IDENTITY), timeout=timeout).secret
+
+
+def wait_made_anew(observer: Observer, namespace: str, old: Object) -> None:
+    """Until another Secret has taken its place, filled."""
+    filled, uid = filled_for(IDENTITY), old["metadata"]["uid"]
+    observer.wait(namespace, lambda one: filled(one) and one["metadata"]["uid"] != uid, timeout=AT_ONCE_SECONDS)
+
+
+def exists(api: Api, namespace: str) -> bool:
+    """Whether the Secret is there."""
+    try:
+        api.get(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
+
+
+def test_200_namespaces_are_served_with_one_mint_and_a_write_each(
+    running: Start, namespaces: Namespaces, observer: Observer, issuer: Issuer, audit: AuditLog
+) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda _: namespaces.make(), range(200)))
+    minted, since = issuer.minted(IDENTITY), time.time()
+    started = running()
+    found = [wait_filled(observer, name, timeout=30) for name in names]
+    assert len({token(secret) for secret in found}) == 1
+    assert issuer.minted(IDENTITY) == minted + 1
+    for name in names:
+        assert len(audit.requests(namespace=name, verb="patch", since=since)) == 1
+        assert len(observer.history(name)) == 1, "nobody ever saw it empty"
+    assert started.metrics().value("target_namespaces", target="everyone", state="ready") == 200
+    assert started.metrics().value("claims", state="valid") >= 200
+
+
+def test_a_namespace_that_is_created_or_labelled_is_served_at_once(
+    running: Start, namespaces: Namespaces, observer: Observer
+) -> None:
+    later = namespaces.make(selected=False)
+    running()
+    namespaces.select(later)
+    created = namespaces.make()
+    for name in (later, created):
+        wait_filled(observer, name, timeout=AT_ONCE_SECONDS)
+
+
+def test_a_deleted_secret_comes_back_and_one_that_leaves_goes(
+    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster
+) -> None:
+    name, out = namespaces.make(), namespaces.make()
+    running()
+    old = wait_filled(observer, name)
+    wait_filled(observer, out)
+    cluster.api.delete(f"/api/v1/namespaces/{name}/secrets/pull-secret")
+    wait_made_anew(observer, name, old)
+    namespaces.select(out, selected=False)
+    eventually(lambda: not exists(cluster.api, out), timeout=10, what="the Secret is removed")
+    assert exists(cluster.api, name)
+
+
+def test_a_label_typo_removes_nothing_until_it_is_confirmed(
+    running: Start, controller: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster
+) -> None:
+    names = [namespaces.make() for _ in range(30)]
+    started = running()
+    for name in names:
+        wait_filled(observer, name)
+    for name in names[:10]:
+        namespaces.select(name, selected=False)
+    eventually(
+        lambda: started.metrics().value("target_namespaces", target="everyone", state="held") == 10,
+        timeout=15,
+        what="the brake",
+    )
+    assert all(exists(cluster.api, name) for name in names)
+    controller(
+        config={"targets": [target(namespaces.label)], "limits": {"removal": {"grace": "1s", "most": 10}}},
+    )
+    eventually(lambda: not any(exists(cluster.api, name) for name in names[:10]), timeout=20, what="they are removed")
+    assert all(exists(cluster.api, name) for name in names[10:])
+
+
+def strangers() -> dict[str, Object]:
+    """What can be in the way, each as it is created."""
+    data: Object = {".dockerconfigjson": EMPTY}
+    full = {".dockerconfigjson": base64.b64encode(json.dumps({"auths": {"q.io": {"auth": "YTpi"}}}).encode()).decode()}
+
+    def secret(kind: str = TYPE, content: Object = data, /, **more: Any) -> Object:
+        inner = {key: more.pop(key) for key in tuple(more) if key != "immutable"}
+        return {"metadata": {"name": "pull-secret", **inner}, "type": kind, "data": content, **more}
+
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "0" * 8}
+    return {
+        "opaque": secret("Opaque", {"password": "eA=="}),
+        "another type": secret("kubernetes.io/basic-auth", {"username": "eA==", "password": "eA=="}),
+        "a credential": secret(TYPE, full),
+        "empty": secret(),
+        "immutable": secret(immutable=True),
+        "of Helm": secret(labels={"app.kubernetes.io/managed-by": "Helm"}),
+        "owned": secret(ownerReferences=[owner]),
+        "with a finalizer": secret(finalizers=["example.com/kept"]),
+        "of another installation": secret(labels={MARK: "elsewhere.controller"}),
+        "with our annotation": secret(annotations={PREFIX + "target": "everyone"}),
+        "paused": secret(annotations={PREFIX + "identity": IDENTITY, PREFIX + "paused": "true"}),
+        "another key too": secret(TYPE, {**data, "other": "eA=="}),
+    }
+
+
+@pytest.mark.parametrize("existing", ["report", "adoptEmpty"])
+def test_strangers_of_twelve_kinds_stay_as_they_are_and_once_they_go_the_secret_is_made(
+    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, existing: str
+) -> None:
+    kinds = strangers()
+    assert len(kinds) == 12
+    names = {kind: namespaces.make(selected=False) for kind in kinds}
+    path = "/api/v1/namespaces/{}/secrets"
+    before = {kind: cluster.api.post(path.format(names[kind]), body) for kind, body in kinds.items()}
+    started = running(existing=existing)
+    for name in names.values():
+        namespaces.select(name)
+    taken = {"empty"} if existing == "adoptEmpty" else set()
+    eventually(
+        lambda: (
+            started.metrics().value("target_namespaces", target="everyone", state="conflict") == 12 - len(taken)
+            and started.metrics().value("target_namespaces", target="everyone", state="ready") == len(taken)
+        ),
+        timeout=20,
+        what="each is told from ours",
+    )
+    for kind, name in names.items():
+        now = cluster.api.get(f"{path.format(name)}/pull-secret")
+        if kind in taken:
+            assert now["metadata"]["uid"] == before[kind]["metadata"]["uid"]
+            assert filled_for(IDENTITY)(now)
+            continue
+        assert now == before[kind], kind
+        found = cluster.events(name, "pull-secret")
+        assert [event["reason"] for event in found] == ["TargetConflict"], kind
+    for kind, name in names.items():
+        cluster.api.patch(f"{path.format(name)}/pull-secret", {"metadata": {"finalizers": None}})
+        cluster.api.delete(f"{path.format(name)}/pull-secret")
+        wait_made_anew(observer, name, before[kind])
+
+
+def test_the_controllers_token_creates_and_deletes_nothing_but_marked_secrets_of_its_name(
+    components: None, cluster: Cluster, namespaces: Namespaces
+) -> None:
+    api, name, out = as_controller(cluster), namespaces.make(), namespaces.make(targets="none")
+    path = f"/api/v1/namespaces/{name}/secrets"
+    ours: Object = {
+        "metadata": {
+            "name": "pull-secret",
+            "labels": {MARK: INSTALLATION},
+            "annotations": {PREFIX + "identity": IDENTITY, PREFIX + "target": "everyone"},
+        },
+        "type": TYPE,
+        "data": {".dockerconfigjson": EMPTY},
+    }
+
+    def but(**metadata: Any) -> Object:
+        return {**ours, "metadata": {**ours["metadata"], **metadata}}
+
+    assert "forbidden" in refusal(lambda: api.post(path, ours)), "a POST isn't bound to a name"
+    assert refusal(lambda: apply(api, name, "another", but(name="another")))
+    assert refusal(lambda: apply(api, name, "pull-secret", {**ours, "type": "Opaque", "data": {}}))
+    assert refusal(lambda: apply(api, name, "pull-secret", but(labels={})))
+    assert refusal(lambda: apply(api, name, "pull-secret", but(labels={MARK: "elsewhere.controller"})))
+    assert refusal(lambda: apply(api, name, "pull-secret", but(finalizers=["example.com/kept"])))
+    assert refusal(lambda: apply(api, name, "pull-secret", {**ours, "immutable": True}))
+    another = {**ours["metadata"]["annotations"], PREFIX + "identity": "cd" * 20}
+    assert "may not use" in refusal(lambda: apply(api, name, "pull-secret", but(annotations=another)))
+    assert "keeps targets out" in refusal(lambda: apply(api, out, "pull-secret", ours))
+    assert refusal(lambda: api.delete(path)), "deletecollection"
+
+    cluster.api.post(path, {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}})
+    assert refusal(lambda: api.delete(f"{path}/pull-secret")), "a stranger's"
+    cluster.api.delete(f"{path}/pull-secret")
+    apply(api, name, "pull-secret", ours)
+    wrong = {"preconditions": {"uid": "00000000-0000-0000-0000-000000000000"}}
+    assert refusal(lambda: api.delete(f"{path}/pull-secret", wrong), status=409)
+    assert refusal(lambda: api.patch(f"{path}/pull-secret", {"metadata": {"labels": {"x": "y"}}}))
+    api.delete(f"{path}/pull-secret")
+
+
+def test_the_controllers_token_changes_in_a_service_account_nothing_but_its_own_entry(
+    components: None, cluster: Cluster, namespaces: Namespaces
+) -> None:
+    api, name = as_controller(cluster), namespaces.make()
+    path = f"/api/v1/namespaces/{name}/serviceaccounts"
+    cluster.api.post(
+        path, {"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "first"}, {"name": "second"}]}
+    )
+
+    def change(*entries: str, attached: str | None = "pull-secret", **more: Any) -> None:
+        ours = {PREFIX + "attached": attached and f"{attached}@{INSTALLATION}"}
+        pulls = [{"name": entry} for entry in entries]
+        api.patch(f"{path}/default", {"metadata": {"annotations": ours}, "imagePullSecrets": pulls, **more})
+
+    assert refusal(lambda: change("second", "first", "pull-secret")), "the order of others"
+    assert refusal(lambda: change("first", "pull-secret")), "an entry of others"
+    assert refusal(lambda: change("first", "second", "pull-secret", attached=None)), "it isn't remembered"
+    assert refusal(lambda: change("first", "second", "another", attached="another")), "a name it may not write"
+    assert refusal(lambda: change("first", "second", attached="first")), "claims an entry of others"
+    assert refusal(lambda: change("first", "second", "pull-secret", automountServiceAccountToken=True))
+    assert refusal(lambda: change("first", "second", "pull-secret", secrets=[{"name": "x"}]))
+    assert refusal(lambda: api.patch(f"{path}/default", {"metadata": {"labels": {"x": "y"}}}))
+    assert refusal(lambda: api.post(f"{path}/default/token", {"spec": {"audiences": ["x"]}})), "a token of it"
+    change("first", "second", "pull-secret")
+    theirs = {"metadata": {"annotations": {PREFIX + "attached": f"first@x.y,pull-secret@{INSTALLATION}"}}}
+    cluster.api.patch(f"{path}/default", theirs)
+    assert refusal(lambda: change("first", "second", attached=None)), "what another installation remembers"
+
+
+def test_a_service_account_gets_the_secret_while_others_append_and_loses_it_with_it(
+    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster
+) -> None:
+    name = namespaces.make(selected=False)
+    path = f"/api/v1/namespaces/{name}/serviceaccounts"
+    cluster.api.post(path, {"metadata": {"name": "default"}})
+    running(serviceAccounts=["default"])
+
+    def names() -> list[str]:
+        return [each["name"] for each in cluster.api.get(f"{path}/default").get("imagePullSecrets", [])]
+
+    def append(who: int) -> None:
+        for number in range(50):
+            while True:
+                account = cluster.api.get(f"{path}/default")
+                pulls = [*account.get("imagePullSecrets", []), {"name": f"other-{who}-{number}"}]
+                version = account["metadata"]["resourceVersion"]
+                try:
+                    cluster.api.patch(
+                        f"{path}/default", {"metadata": {"resourceVersion": version}, "imagePullSecrets": pulls}
+                    )
+                    break
+                except ApiError as error:
+                    if error.status != 409:
+                        raise
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(append, who) for who in range(2)]
+        namespaces.select(name)
+        wait_filled(observer, name)
+        for writer in writers:
+            writer.result()
+    eventually(lambda: "pull-secret" in names(), timeout=FILL_SECONDS, what="attached")
+    found = names()
+    assert len(found) == len(set(found)) == 101
+    for who in range(2):
+        assert [one for one in found if one.startswith(f"other-{who}-")] == [f"other-{who}-{n}" for n in range(50)]
+    namespaces.patch(name, {"annotations": {PREFIX + "targets": "none"}})
+    eventually(lambda: not exists(cluster.api, name), timeout=FILL_SECONDS, what="removed, since it opted out")
+    assert names() == [one for one in found if one != "pull-secret"]
+
+
+def test_a_terminating_namespace_is_dropped_without_an_event(
+    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster
+) -> None:
+    name, other = namespaces.make(), namespaces.make()
+    started = running()
+    wait_filled(observer, name)
+    cluster.api.delete(f"/api/v1/namespaces/{name}")
+    cluster.api.delete(f"/api/v1/namespaces/{name}/secrets/pull-secret")
+    eventually(
+        lambda: started.metrics().value("target_namespaces", target="everyone", state="ready") == 1,
+        timeout=FILL_SECONDS,
+        what="dropped",
+    )
+    cluster.api.delete(f"/api/v1/namespaces/{other}/secrets/pull-secret")
+    wait_filled(observer, other)
+    assert not exists(cluster.api, name)
+    assert cluster.events(name, "pull-secret") == []
+
+
+def test_what_somebody_changes_in_its_inputs_is_put_right_and_the_token_stays(
+    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, issuer: Issuer
+) -> None:
+    name = namespaces.make()
+    running()
+    old = token(wait_filled(observer, name))
+    minted = issuer.minted(IDENTITY)
+    path = f"/api/v1/namespaces/{name}/secrets/pull-secret"
+    changes: tuple[dict[str, str | None], ...] = (
+        {"identity": "cd" * 20},
+        {"identity": None},
+        {"registries": "cgr.dev"},
+    )
+    for ours in changes:
+        cluster.api.patch(path, {"metadata": {"annotations": {PREFIX + key: value for key, value in ours.items()}}})
+
+        def right() -> bool:
+            annotations = cluster.api.get(path)["metadata"]["annotations"]
+            return annotations.get(PREFIX + "identity") == IDENTITY and PREFIX + "registries" not in annotations
+
+        eventually(right, timeout=AT_ONCE_SECONDS, what=f"{ours} is put right")
+    assert token(cluster.api.get(path)) == old
+    assert issuer.minted(IDENTITY) == minted
+
+
+@pytest.fixture
+def named(cluster: Cluster, manifests: str, namespaces: Namespaces, tmp_path: Path) -> Iterator[list[str]]:
+    """The component targets-named, for these two namespaces; afterwards the base again."""
+    names = [namespaces.make(selected=False) for _ in range(2)]
+    overlay = installed.overlay(tmp_path, "targets-named")
+    shutil.copy(installed.MANIFESTS / "config.yaml", overlay)
+    text = (overlay / "kustomization.yaml").read_text()
+    (overlay / "kustomization.yaml").write_text(text.replace("IDENTITY", IDENTITY))
+    component = tmp_path / "manifests" / "components" / "targets-named"
+    for directory, name in zip(("team-a", "team-b"), names, strict=True):
+        path = component / directory / "kustomization.yaml"
+        path.write_text(path.read_text().replace(directory, name))
+    rendered = installed.render(overlay, cluster=cluster)
+    installed.install(cluster, rendered)
+    kinds = {each["kind"] for each in yaml.safe_load_all(rendered) if "targets" in each["metadata"]["name"]}
+    assert "ClusterRole" not in kinds
+    yield names
+    remove(cluster, rendered, manifests)
+
+
+@pytest.mark.usefixtures("components")
+def test_a_service_account_that_asks_gets_a_secret_that_it_proves_itself(
+    namespaces: Namespaces, controller: Start, cluster: Cluster, observer: Observer, issuer: Issuer
+) -> None:
+    name, identity = namespaces.make(selected=False), new_identity()
+    subject = f"system:serviceaccount:{name}:pull-secret"
+    issuer.trust(identity, subject=subject)
+    issuer.behave(identity, Behaviour(lifetime_seconds=3600))
+    path = f"/api/v1/namespaces/{name}/serviceaccounts"
+    started = controller(config={"serviceAccounts": {"enabled": True}, "limits": _QUICK})
+    metadata = {"name": "pull-secret", "annotations": {PREFIX + "identity": identity}}
+    cluster.api.post(path, {"metadata": metadata, "imagePullSecrets": [{"name": "first"}]})
+    observer.wait(name, filled_for(identity), timeout=FILL_SECONDS)
+
+    def names() -> list[str]:
+        return [each["name"] for each in cluster.api.get(f"{path}/pull-secret").get("imagePullSecrets", [])]
+
+    eventually(lambda: names() == ["first", "pull-secret"], timeout=FILL_SECONDS, what="attached")
+    assert {exchange.subject for exchange in issuer.exchanges(identity)} == {subject}
+    assert started.metrics().value("target_namespaces", target="(serviceaccounts)", state="ready") >= 1
+    cluster.api.patch(f"{path}/pull-secret", {"metadata": {"annotations": {PREFIX + "identity": None}}})
+    eventually(lambda: not exists(cluster.api, name), timeout=FILL_SECONDS, what="removed")
+    assert names() == ["first"]
+
+
+def test_who_may_neither_use_the_identity_nor_create_tokens_may_not_let_a_service_account_ask(
+    components: None, namespaces: Namespaces, cluster: Cluster
+) -> None:
+    name = namespaces.make(selected=False)
+    inside = ("--namespace", name)
+    for account in ("pull-secret", "somebody"):
+        cluster.kubectl("create", "serviceaccount", account, *inside)
+    user = f"system:serviceaccount:{name}:somebody"
+    cluster.kubectl("create", "role", "edit", *inside, "--verb=get,patch", "--resource=serviceaccounts")
+    cluster.kubectl("create", "rolebinding", "edit", *inside, "--role=edit", f"--user={user}")
+    api = Api(cluster.service_account_kubeconfig(name, "somebody"))
+    path = f"/api/v1/namespaces/{name}/serviceaccounts/pull-secret"
+
+    def ask(identity: str | None) -> None:
+        api.patch(path, {"metadata": {"annotations": {PREFIX + "identity": identity}}})
+
+    def refused() -> bool:
+        identity = secrets.token_hex(4)  # another one each time, since what doesn't change isn't judged again
+        return f"you may not use {identity} in namespace" in refusal(lambda: ask(identity))
+
+    eventually(refused, timeout=FILL_SECONDS, what="RBAC knows the role, and the policy refuses")
+    cluster.kubectl("create", "role", "tokens", *inside, "--verb=create", "--resource=serviceaccounts/token")
+    cluster.kubectl("create", "rolebinding", "tokens", *inside, "--role=tokens", f"--user={user}")
+    eventually(lambda: not refusal(lambda: ask("mine")), timeout=FILL_SECONDS, what="who may create its tokens may")
+    ask(None)
+
+
+def test_exact_names_need_only_a_role_per_namespace(
+    named: list[str], controller: Start, observer: Observer, issuer: Issuer
+) -> None:
+    issuer.behave(IDENTITY, Behaviour(lifetime_seconds=3600))
+    entries = [{"names": [*named, "e2e-not-there"]}]
+    started = controller(config={"targets": [{"name": "two", "identity": IDENTITY, "namespaces": entries}]})
+    for name in named:
+        wait_filled(observer, name)
+    assert started.metrics().value("target_namespaces", target="two", state="ready") == 2
+
+
+PAGE = (installed.ROOT / "docs" / "tenancy.md").read_text()
+
+
+def of_page(language: str) -> list[str]:
+    """The page's blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def test_every_configuration_of_the_page_is_valid(tmp_path: Path) -> None:
+    found = [text for text in of_page("yaml") if "targets:" in text or text.startswith("limits:")]
+    assert len(found) == 3
+    for text in found:
+        (tmp_path / "config.yaml").write_text(text)
+        load(tmp_path / "config.yaml")
+
+
+@pytest.fixture
+def rolled_out(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The page's two files, beside a copy of manifests/, and its configuration; afterwards the base again."""
+    shutil.copytree(installed.MANIFESTS, tmp_path / "manifests")
+    (tmp_path / "rollout").mkdir()
+    texts = [text for text in of_page("yaml") if text.startswith("# rollout/")]
+    for text in texts:
+        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    assert [path.name for path in sorted((tmp_path / "rollout").iterdir())] == ["config.yaml", "kustomization.yaml"]
+    rendered = cluster.kubectl("kustomize", str(tmp_path / "rollout")).stdout
+    yield yaml.safe_load(texts[0])
+    for namespace in ("team-a", "team-b"):
+        cluster.kubectl("delete", "secret", "pull-secret", "-n", namespace, "--ignore-not-found")
+        cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
+    remove(cluster, rendered, manifests)
+
+
+def test_the_rollout_of_the_page_works_as_it_stands(
+    rolled_out: dict[str, Any], controller: Start, cluster: Cluster, observer: Observer, tmp_path: Path
+) -> None:
+    tools = f"{Path(sys.executable).parent}:{Path(kubectl()).parent}"
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)}
+    filled = filled_for(rolled_out["targets"][0]["identity"])
+    first, second, opt_out = of_page("sh")
+
+    def run(block: str) -> None:
+        command = ["bash", "-euo", "pipefail", "-c", block]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+
+    run(first)
+    _wait_for_policies(cluster)
+    account = "/api/v1/namespaces/team-a/serviceaccounts"
+    cluster.api.post(account, {"metadata": {"name": "default"}})
+    controller(config={"targets": rolled_out["targets"]})
+    observer.wait("team-a", filled, timeout=FILL_SECONDS)
+
+    def attached() -> bool:
+        return {"name": "pull-secret"} in cluster.api.get(f"{account}/default").get("imagePullSecrets", [])
+
+    eventually(attached, timeout=FILL_SECONDS, what="attached")
+    run(second)
+    observer.wait("team-b", filled, timeout=FILL_SECONDS)
+    run(opt_out)
+    eventually(lambda: not exists(cluster.api, "team-a"), timeout=FILL_SECONDS, what="removed")
+    assert not attached()

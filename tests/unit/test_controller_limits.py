@@ -1,0 +1,169 @@
+"""Limits per namespace: the oldest Secrets are served, mints wait for their turn, and no other namespace notices."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import hypothesis.strategies as st
+import msgspec
+import pytest
+from hypothesis import given
+
+from controller.config import Limits, NamespaceLimits
+from controller.core.model import Ref
+from controller.core.quota import Quota
+from tests.unit.engine import Engine
+from tests.unit.fakes import managed
+from tests.unit.virtual_time import Clock
+
+
+def limited(
+    engine: Engine, *, secrets: int | None = None, mints_per_minute: float | None = None, per_second: float = 20
+) -> Engine:
+    """An engine with these limits, which watches Secrets of any name."""
+    per_namespace = NamespaceLimits(secrets=secrets, mints_per_minute=mints_per_minute)
+    limits = Limits(per_namespace=per_namespace, mints_per_second=per_second)
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    return engine
+
+
+@pytest.fixture
+def engine(clock: Clock, tmp_path: Path) -> Engine:
+    return Engine(clock, tmp_path)
+
+
+def over_limit(engine: Engine) -> float:
+    return engine.metric("refused_claims", reason="OverLimit")
+
+
+async def test_of_ten_thousand_secrets_the_oldest_200_are_served_with_one_event_and_nobody_else_waits(
+    engine: Engine,
+) -> None:
+    limited(engine, secrets=200)
+    for number in range(10_000):
+        engine.ask("team-a", name=f"secret-{number:05}")
+    async with engine.running():
+        await asyncio.sleep(2)
+        filled = [name for _, name in engine.api.secrets if engine.password("team-a", name=name)]
+        assert filled == [f"secret-{number:05}" for number in range(200)]
+        assert over_limit(engine) == 9_800
+        assert engine.told("team-a") == ["OverLimit"]
+        assert engine.patches == 200
+        engine.ask("team-b", 2, name="theirs")
+        await asyncio.sleep(0.5)
+        assert engine.password("team-b", name="theirs")
+
+
+async def test_when_an_older_one_goes_the_next_is_served_at_once(engine: Engine) -> None:
+    limited(engine, secrets=2)
+    for number in range(4):
+        engine.ask("team-a", name=f"secret-{number}")
+        await asyncio.sleep(1)
+    async with engine.running():
+        assert over_limit(engine) == 2
+        engine.api.delete_secret("team-a", "secret-0")
+        await engine.settle()
+        assert engine.password("team-a", name="secret-2")
+        assert engine.password("team-a", name="secret-3") is None
+        engine.api.annotate("team-a", "secret-1", {"pull-secret-updater.chainguard.dev/identity": None})
+        await engine.settle()
+        assert engine.password("team-a", name="secret-3")
+        assert over_limit(engine) == 0
+
+
+async def test_the_oldest_is_the_one_that_was_created_first_whatever_its_name(engine: Engine) -> None:
+    limited(engine, secrets=1)
+    engine.ask("team-a", name="zebra")
+    await asyncio.sleep(2)
+    engine.ask("team-a", name="ape")
+    async with engine.running():
+        assert engine.password("team-a", name="zebra")
+        assert engine.password("team-a", name="ape") is None
+
+
+async def test_a_valid_token_is_never_dropped_for_a_limit(engine: Engine, clock: Clock) -> None:
+    for number in range(3):
+        engine.ask("team-a", name=f"secret-{number}")
+        await asyncio.sleep(1)
+    limited(engine)
+    async with engine.running():
+        pass
+    before = engine.password("team-a", name="secret-2")
+    limited(engine, secrets=2)
+    async with engine.running():
+        await asyncio.sleep(3000)
+        assert engine.password("team-a", name="secret-2") == before
+        assert engine.expiry("team-a", name="secret-2") > clock()
+        assert engine.metric("claims", state="refused") == 1
+        await asyncio.sleep(700)
+        assert engine.password("team-a", name="secret-2") == before, "and it is left to run out"
+        assert engine.metric("claims", state="expired") == 1
+        assert engine.expiry("team-a", name="secret-1") > clock()
+
+
+async def test_without_a_limit_all_are_served(engine: Engine) -> None:
+    limited(engine)
+    for number in range(300):
+        engine.ask("team-a", name=f"secret-{number}")
+    async with engine.running():
+        await asyncio.sleep(1)
+        assert engine.metric("claims", state="valid") == 300
+
+
+async def test_of_a_hundred_identities_of_one_namespace_thirty_are_minted_in_the_first_minute(engine: Engine) -> None:
+    limited(engine, mints_per_minute=30, per_second=1000)
+    for number in range(100):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        await asyncio.sleep(1)
+        assert 30 <= engine.mints <= 31
+        engine.ask("team-b", 200, name="theirs")
+        await asyncio.sleep(0.5)
+        assert engine.password("team-b", name="theirs")
+        await asyncio.sleep(58)
+        assert engine.mints <= 61
+        await asyncio.sleep(90)
+        assert engine.metric("claims", state="valid") == 101
+        assert len(engine.logged_with("a namespace asks for more tokens a minute than it may")) <= 3
+
+
+async def test_an_identity_that_another_namespace_may_mint_does_not_wait(engine: Engine) -> None:
+    limited(engine, mints_per_minute=1)
+    engine.ask("team-a", 1, name="first")
+    async with engine.running():
+        await engine.settle()
+        engine.ask("team-a", 2, name="second")
+        await asyncio.sleep(1)
+        assert engine.password("team-a", name="second") is None
+        engine.ask("team-b", 2, name="theirs")
+        await asyncio.sleep(0.5)
+        assert engine.password("team-b", name="theirs") == engine.password("team-a", name="second")
+        assert engine.password("team-b", name="theirs")
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["add", "remove"]), st.sampled_from("abcdef"), st.integers(0, 3)), max_size=40
+)
+
+
+@given(steps, st.integers(1, 3))
+def test_who_is_served_is_what_an_oracle_says_and_every_change_is_told(
+    steps: list[tuple[str, str, int]], most: int
+) -> None:
+    quota, alive = Quota(most), dict[str, int]()
+    served: set[str] = set()
+    for step, name, created in steps:
+        if step == "add":
+            secret = managed({"pull-secret-updater.chainguard.dev/identity": "x"}, name=name)
+            changed = quota.add(replace(secret, created_at=f"2026-01-01T00:00:0{created}Z"))
+            alive[name] = created
+        else:
+            changed = quota.remove(Ref("team-a", name))
+            alive.pop(name, None)
+        oracle = {each for each, _ in sorted(alive.items(), key=lambda item: (item[1], item[0]))[:most]}
+        assert {each for each in alive if not quota.is_over(Ref("team-a", each))} == oracle
+        told = {ref.name for ref in changed}
+        assert (oracle ^ served) - {name} <= told
+        served = oracle
