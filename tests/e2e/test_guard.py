@@ -28,7 +28,7 @@ Look = Callable[[], dict[str, str]]
 Heal = Callable[..., None]
 Patch = list[dict[str, Any]]
 POLICY, BINDING = "validatingadmissionpolicy", "validatingadmissionpolicybinding"
-LOOK_SECONDS = 65
+LOOK_SECONDS = 100
 
 
 @pytest.fixture(scope="module")
