@@ -21,7 +21,8 @@ from controller.config import Config
 from controller.core.dockerconfig import normalise
 from controller.core.errors import MintError
 from controller.core.fights import ContestedClaims
-from controller.core.model import Key, Ref
+from controller.core.grants import Grants
+from controller.core.model import Key, Ref, View
 from controller.core.policy import Policy, Profile
 from controller.core.projection import Observed, ObservedSecret, project, project_account, project_namespace
 from controller.core.queue import QueueClosed, RefreshQueue
@@ -31,13 +32,14 @@ from controller.core.targets import Account, Brake, Namespace, Targets, installa
 from controller.engine.confirmations import Confirmations
 from controller.engine.dispatcher import NO_PROVIDER, Dispatcher
 from controller.engine.fanout import FanOut
+from controller.engine.grants import GrantChecker
 from controller.engine.minter import Minter
 from controller.engine.proofs import FirstProofs
 from controller.engine.reconciler import Reconciler
 from controller.engine.tenantproof import TenantProof
 from controller.engine.writer import Writer
 from controller.kube import auth
-from controller.kube.admission import ASK, POLICIES, SERVICE_ACCOUNTS, TARGETS
+from controller.kube.admission import ASK, POLICIES, SERVICE_ACCOUNTS, TARGETS, USE_IDENTITY
 from controller.kube.client import KubeClient, Selector
 from controller.kube.errors import StartError
 from controller.kube.events import EventRecorder
@@ -161,15 +163,18 @@ class Controller:
         self._contested = ContestedClaims()
         most = config.limits.per_namespace.secrets
         quota = None if most is None else Quota(most)
+        grants = self._known_grants() if config.grants.asks_namespaces else None
         self._policy = Policy(
             tuple(_profiles(config)),
             shapes=SHAPES,
             window=config.refresh.window,
             quota=quota,
+            grants=grants,
         )
         self._queues = {
             name: RefreshQueue[Key](now, turn=lambda key: key.namespace) for name in (*config.providers, NO_PROVIDER)
         }
+        self._grants = None if grants is None else self._grant_checker(grants)
         self._states = StateCounter(store=self._store, policy=self._policy, contested=self._contested, now=now)
         self._dispatcher = Dispatcher(
             store=self._store,
@@ -182,6 +187,7 @@ class Controller:
             assign=lambda secret: self._fan_out.assign(secret) if self._fan_out else secret,
             seen=lambda ref: self._fan_out.seen(ref) if self._fan_out else None,
             quota=quota,
+            grants=self._grants,
         )
         self._writer = Writer(
             client=client,
@@ -231,6 +237,7 @@ class Controller:
                 group.create_task(self._writer.run(), name="probe"),
                 *(group.create_task(reflector.run(), name="reflector") for reflector in self._reflectors),
                 *(group.create_task(reflector.run(), name="reflector") for reflector in self._target_reflectors),
+                *([group.create_task(self._grants.run(), name="grants")] if self._grants is not None else []),
             ]
             workers = [
                 group.create_task(self._work(name, queue, reconciler), name=f"worker {name}")
@@ -375,6 +382,38 @@ class Controller:
         self._metrics.watch_targets(fan_out.count)
         return fan_out
 
+    def _needs_grant(self, view: View) -> bool | None:
+        """Whether the namespace needs a grant; None while that can't be told.
+
+        Not for what a target gives, since that is the operator's own grant. And not where a ServiceAccount of the
+        namespace proves itself: the issuer judges that one, and whoever may use it could go there in person.
+        """
+        if view.claim.service_account is not None:
+            return False
+        if self._fan_out is None or view.secret.target is None or view.claim.name:
+            return True
+        given = self._fan_out.gives(view.secret.ref)
+        return None if given is None else not given
+
+    def _known_grants(self) -> Grants:
+        settings = self._config.grants
+        wipes = settings.on_revoke == "wipe"
+        return Grants(recheck_seconds=float(settings.recheck), wipes=wipes, needs=self._needs_grant)
+
+    def _look_again(self, key: Key) -> None:
+        self._dispatcher.look_again(key)
+
+    def _grant_checker(self, grants: Grants) -> GrantChecker:
+        return GrantChecker(
+            grants,
+            client=self._client,
+            needs=self._needs_grant,
+            look_again=self._look_again,
+            count=self._metrics.watch_grants(),
+            now=self._now,
+            log=self._log,
+        )
+
     def _own_proof(self, name: str) -> ProofFile:
         # Credentials without a tokenFile never ask for it.
         return ProofFile(Path(getattr(self._config.providers[name], "token_file", "")), now=self._now)
@@ -437,6 +476,7 @@ class Controller:
             confirmations=self._confirmations,
             policy=self._policy,
             minters=minters,
+            grants=self._grants,
             writer=self._writer,
             notices=Notices(self._events),
             contested=self._contested,
@@ -487,8 +527,10 @@ def policies_of(config: Config) -> tuple[str, ...]:
     """The admission policies that guard what is configured."""
     asks = config.service_accounts.enabled
     attaches = asks or any(target.service_accounts for target in config.targets)
-    further = {TARGETS: _fans_out(config), SERVICE_ACCOUNTS: attaches, ASK: asks}
-    return (*POLICIES, *(policy for policy, is_needed in further.items() if is_needed))
+    by_writers = config.grants.check != "namespace"
+    is_needed = {policy: policy != USE_IDENTITY or by_writers for policy in POLICIES}
+    is_needed |= {TARGETS: _fans_out(config), SERVICE_ACCOUNTS: attaches, ASK: asks}
+    return tuple(policy for policy, needed in is_needed.items() if needed)
 
 
 def target_selectors(config: Config) -> list[Selector]:

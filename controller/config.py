@@ -31,6 +31,7 @@ _RESERVED_NAME = "arn"
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_KEYS = 10_000
 _SHORTEST_MAX_LIFETIME_SECONDS = 60
+_SHORTEST_RECHECK_SECONDS = 10
 
 
 class Refreshing(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -87,6 +88,29 @@ class AskingAccounts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return self.names if self.enabled else ()
 
 
+class Granting(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who says that an identity may be used, and what happens when that is taken back."""
+
+    check: Literal["admission", "namespace", "both"] = "admission"
+    """Whoever writes the Secret, when it is written; its namespace, before each mint; or both."""
+    recheck: Seconds = Seconds(60)
+    """How long a yes about a namespace is good."""
+    on_revoke: Literal["keep", "wipe"] = "keep"
+    """Leave the token until its end, or take it out of the Secret."""
+
+    @property
+    def asks_namespaces(self) -> bool:
+        """Whether namespaces need grants."""
+        return self.check != "admission"
+
+    def __str__(self) -> str:
+        """In words."""
+        asked = "asked before each mint whether the namespace may use the identity"
+        by = f"{asked}, beside whoever writes the Secret" if self.check == "both" else asked
+        end = "taken out of the Secret" if self.on_revoke == "wipe" else "kept until its end"
+        return f"{by}; a yes is good for {self.recheck:g} s; after a no the token is {end}"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Everything that the operator decides."""
 
@@ -102,6 +126,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     providers: Mapping[str, ProviderSettings] = {}
     targets: tuple[TargetSettings, ...] = ()
     service_accounts: AskingAccounts = AskingAccounts()
+    grants: Granting = Granting()
     refresh: Refreshing = Refreshing()
     limits: Limits = Limits()
 
@@ -290,6 +315,7 @@ def _config_problems(config: Config, values: Mapping[str, Any], wrong: Collectio
         if a.default and b.default and accept_the_same(a.type, b.type):
             yield f"providers.{other}.default: {one} is the default for the same identities already; remove one"
     yield from _limits_problems(config.limits)
+    yield from _grants_problems(config.grants)
     asking = config.service_accounts.names
     yield from (
         f"serviceAccounts.names: {shown(n)} is not a valid Kubernetes name" for n in asking if not DNS_NAME.fullmatch(n)
@@ -314,6 +340,13 @@ def _limits_problems(limits: Limits) -> Iterator[str]:
         yield f"limits.removal.most: must be 0 or more, but is {limits.removal.most}"
     if not 0 <= limits.removal.share <= 1:
         yield f"limits.removal.share: must be between 0 and 1, but is {limits.removal.share:g}"
+
+
+def _grants_problems(grants: Granting) -> Iterator[str]:
+    if grants.recheck < _SHORTEST_RECHECK_SECONDS:
+        yield f"grants.recheck: must be at least 10s, but is {grants.recheck:g}s"
+    if grants.on_revoke == "wipe" and not grants.asks_namespaces:
+        yield "grants.onRevoke: wipe is only used with check: namespace or both; set that, or remove onRevoke"
 
 
 def _provider_problems(name: str, settings: ProviderSettings) -> Iterator[str]:

@@ -26,5 +26,7 @@ def check_config(file: Path) -> None:
     for name, provider in settings.providers.items():
         registries = ", ".join(provider.registries)
         click.echo(f"  provider {name}: type {provider.type}, for {registries}; proven {provider.proof_in_words}")
+    if settings.grants.asks_namespaces:
+        click.echo(f"  grants: {settings.grants}")
     for target in settings.targets:
         click.echo(f"  target {target.name}: {target}")

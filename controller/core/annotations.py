@@ -110,6 +110,12 @@ def render_written(claim: str, written: Written) -> dict[str, str | None]:
     return {PREFIX + suffixed(key, claim): value for key, value in values.items()}
 
 
+def render_wiped(claim: str, error: str) -> dict[str, str | None]:
+    """The merge patch of the annotations once the token has been taken away."""
+    keys = ("issued-at", "expires-at", "refresh-at", "issued-for", "fingerprint", "registries-managed", "refreshed-for")
+    return {**{PREFIX + suffixed(key, claim): None for key in keys}, **render_error(claim, error)}
+
+
 def render_inputs(
     *,
     target: str | None,

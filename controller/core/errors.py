@@ -225,6 +225,14 @@ class Problem(enum.Enum):
         ),
         Pace.ON_CHANGE,
     )
+    GRANT_REVOKED = (
+        "GrantRevoked",
+        (
+            "the namespace may not use this identity, or not any more, so it gets no token; ask whoever manages RBAC "
+            "for a RoleBinding that lets the ServiceAccounts of the namespace use it, as docs/tenancy.md shows"
+        ),
+        Pace.SLOW,
+    )
     SECRET_NOT_WATCHED = (
         "SecretNotWatched",
         (
@@ -281,6 +289,14 @@ class Problem(enum.Enum):
         (
             "the API server fails to give the controller a token of the ServiceAccount that the Secret names; check "
             "its health; the controller retries automatically"
+        ),
+        Pace.FAST,
+    )
+    GRANT_UNCLEAR = (
+        "GrantUnclear",
+        (
+            "the API server doesn't tell whether the namespace may use this identity; check the cluster's authorizers "
+            "and that manifests/components/grants is applied; the controller retries automatically"
         ),
         Pace.FAST,
     )

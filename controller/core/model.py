@@ -211,4 +211,11 @@ class Report:
     until: float | None = None
 
 
-Decision = Ignore | Keep | Refresh | Report
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """Our entries and annotations should go, and the `error` annotation should say why."""
+
+    rejection: Rejection
+
+
+Decision = Ignore | Keep | Refresh | Report | Wipe

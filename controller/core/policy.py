@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from controller.core import dockerconfig
 from controller.core.annotations import MAX_HOSTS
 from controller.core.errors import Problem, Rejection
-from controller.core.model import Claim, Decision, Ignore, Keep, Reason, Refresh, Report, Resolved, Standing, View
+from controller.core.grants import Grants
+from controller.core.model import Claim, Decision, Ignore, Keep, Reason, Refresh, Report, Resolved, Standing, View, Wipe
 from controller.core.quota import Quota
 from controller.core.schedule import RefreshWindow, effective_expiry, refresh_at
 
@@ -90,11 +91,13 @@ class Policy:
         shapes: Sequence[Shape],
         window: RefreshWindow,
         quota: Quota | None = None,
+        grants: Grants | None = None,
     ) -> None:
         self._profiles = {profile.name: profile for profile in profiles}
         self._shapes = tuple(shapes)
         self._window = window
         self._quota = quota
+        self._grants = grants
 
     def decide(self, view: View, now: float, standing: Standing | None = None) -> Decision:
         """What to do about a claim at `now`; `standing` is what to report of it even if its token is valid."""
@@ -106,6 +109,10 @@ class Policy:
         if self._quota is not None and self._quota.is_over(view.secret.ref):
             expiry = self.expiry(view.claim)  # a token in place stays until it ends
             return Report(Rejection(Problem.OVER_LIMIT), None if expiry is None or expiry <= now else expiry)
+        if self._grants is not None and (denied := self._grants.rejection(view)) is not None:
+            if self._grants.wipes(view) and _is_filled(view.claim):
+                return Wipe(denied)
+            return Ignore() if view.claim.error == denied.text else Report(denied)
         for check in _DUE_CHECKS:
             if (reason := check(view, resolved, now)) is not None:
                 return Refresh(reason, now)
@@ -223,6 +230,11 @@ class Policy:
                 resolved = self._provider_and_hosts(view.secret.ref.namespace, other)
                 hosts.update(resolved.hosts if isinstance(resolved, Resolved) else ())
         return hosts
+
+
+def _is_filled(claim: Claim) -> bool:
+    """Whether a Secret says that we have written something into it for this claim."""
+    return claim.fingerprint is not None or bool(claim.managed_hosts)
 
 
 def _matches(text: str, globs: Sequence[str]) -> bool:

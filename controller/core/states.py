@@ -20,7 +20,7 @@ import math
 from typing import NamedTuple
 
 from controller.core.errors import Pace, Problem
-from controller.core.model import Decision, Keep, Refresh, Report, Standing, View
+from controller.core.model import Decision, Keep, Refresh, Report, Standing, View, Wipe
 
 
 class State(enum.Enum):
@@ -98,6 +98,8 @@ def _problem(view: View, decision: Decision, standing: Standing | None) -> Probl
     """The first of: who contests it, what the policy finds in it now, and what `error` says, if that is ours."""
     if standing is not None:
         return standing.rejection.problem
+    if isinstance(decision, Wipe):
+        return decision.rejection.problem
     if isinstance(decision, Report):
         return decision.rejection.problem if decision.rejection else None
     written = _BY_REASON.get((view.claim.error or "").partition(":")[0])

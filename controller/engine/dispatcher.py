@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from controller.core.fights import ContestedClaims
-from controller.core.model import Ignore, Keep, Key, ManagedSecret, Ref, Refresh, Report, Resolved, View
+from controller.core.model import Ignore, Keep, Key, ManagedSecret, Ref, Refresh, Report, Resolved, View, Wipe
 from controller.core.policy import Policy
 from controller.core.projection import ObservedSecret
 from controller.core.queue import RefreshQueue
 from controller.core.quota import Quota
 from controller.core.store import Store
 from controller.engine.confirmations import Confirmations
+from controller.engine.grants import GrantChecker
 from controller.observe.counts import StateCounter
 
 NO_PROVIDER = ""
@@ -43,6 +44,7 @@ class Dispatcher:
         assign: Callable[[ManagedSecret], ManagedSecret] = lambda secret: secret,
         seen: Callable[[Ref], None] = lambda _: None,
         quota: Quota | None = None,
+        grants: GrantChecker | None = None,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -54,6 +56,7 @@ class Dispatcher:
         self._assign = assign
         self._seen = seen
         self._quota = quota
+        self._grants = grants
 
     def replaced(
         self,
@@ -143,6 +146,8 @@ class Dispatcher:
     def _succeed(self, before: ManagedSecret | None, secret: ManagedSecret, *, restored: bool = False) -> None:
         """One version took the place of another, or of none. Where `restored`, nobody contests what was lost by it."""
         moved = self._quota.add(secret) if self._quota is not None else ()
+        if self._grants is not None:
+            self._grants.replaced(before.views() if before else (), secret.views())
         for view in secret.views():
             self._place_claim(view, before.view(view.claim.name) if before and not restored else None)
         for old in before.views() if before else ():
@@ -163,7 +168,7 @@ class Dispatcher:
                 self._forget(view.key)
             case Keep(until):
                 self._schedule(view, until)
-            case Report():
+            case Report() | Wipe():
                 self._schedule(view, now)
             case Refresh(_, at):
                 if self._was_settled(before, view, now):
@@ -190,6 +195,8 @@ class Dispatcher:
     def _gone(self, secret: ManagedSecret) -> None:
         for view in secret.views():
             self._remove(view.key)
+        if self._grants is not None:
+            self._grants.replaced(secret.views(), ())
         self._seen(secret.ref)
         self._look_again_at(self._quota.remove(secret.ref) if self._quota is not None else ())
 

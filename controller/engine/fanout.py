@@ -186,6 +186,13 @@ class FanOut:
         target = self._chosen(key.namespace).get(key.name)
         return target.wanted(key.namespace) if target is not None and not key.claim else None
 
+    def gives(self, ref: Ref) -> bool | None:
+        """Whether a target of the configuration has this Secret now; None while the namespaces aren't known."""
+        if not self.namespaces.is_complete:
+            return None
+        target = self._chosen(ref.namespace).get(ref.name)
+        return target is not None and not target.name.startswith(ASKED)
+
     def look_again(self, key: Key) -> None:
         """The flight that a Secret waited for has ended."""
         if key.name in self._wanted_names(key.namespace) and self._store.get(key.ref) is None:

@@ -12,7 +12,7 @@ import cachetools
 from structlog.typing import FilteringBoundLogger
 
 from controller.core import dockerconfig
-from controller.core.annotations import Written, render_error, render_instant, render_written
+from controller.core.annotations import Written, render_error, render_instant, render_wiped, render_written
 from controller.core.errors import Pace, Problem, Rejection
 from controller.core.fights import ContestedClaims
 from controller.core.model import (
@@ -26,10 +26,12 @@ from controller.core.model import (
     Resolved,
     Token,
     View,
+    Wipe,
 )
 from controller.core.policy import Policy, issued_for
 from controller.core.schedule import Coverage, retry_at
 from controller.engine.confirmations import Confirmations
+from controller.engine.grants import GrantChecker
 from controller.engine.minter import Failed, InFlight, Minter
 from controller.engine.writer import NotWritten, Outdated, Writer, names
 from controller.kube.notices import Notices
@@ -62,6 +64,7 @@ class Reconciler:
         confirmations: Confirmations,
         policy: Policy,
         minters: Mapping[str, Minter],
+        grants: GrantChecker | None,
         writer: Writer,
         notices: Notices,
         contested: ContestedClaims,
@@ -75,6 +78,8 @@ class Reconciler:
         self._policy = policy
         self._minters = minters
         """Providers whose credential serves all their hosts, so that the mint key leaves the hosts out."""
+        self._grants = grants
+        """Where they are asked again."""
         self._writer = writer
         self._notices = notices
         self._contested = contested
@@ -149,6 +154,9 @@ class Reconciler:
             case Report(rejection, until):
                 await self._report(view, rejection)
                 return until
+            case Wipe(rejection):
+                await self._wipe(view, rejection)
+                return None
             case Refresh(reason, at):
                 return await self._refresh(view, reason, at, due_at=due_at)
 
@@ -158,6 +166,10 @@ class Reconciler:
             raise Outdated
         if (held_until := self._contested.held_until(view, self._now())) is not None:
             return held_until
+        if self._grants is not None and (obstacle := await self._grants.obstacle(view)) is not None:
+            if obstacle.rejection is not None:
+                await self._report_failure(view, obstacle.rejection)
+            return obstacle.again_at
         minter = self._minters[resolved.provider]
         mint_key = minter.key(resolved, view.key.namespace)
         if due_at is not None and not minter.owes(mint_key, view.key):
@@ -274,6 +286,18 @@ class Reconciler:
         if len(content) > dockerconfig.MAX_BYTES:
             raise self._writer.refuse(view, Problem.CONFIG_TOO_LARGE)
         return content, unreadable
+
+    async def _wipe(self, view: View, rejection: Rejection) -> None:
+        """Take away what we wrote for the claim, and nothing else."""
+        claim = view.claim
+        ours = set(claim.managed_hosts) - self._hosts_of_others(view)
+        config = dockerconfig.parse(await self._writer.read(view))
+        content = dockerconfig.merge(
+            config, hosts=(), username="", password="", remove=_still_ours(config, claim, ours)
+        )
+        await self._writer.fill(view, render_wiped(claim.name, rejection.text), content)
+        self._log.warning("the token was taken away", **names(view.key), reason=rejection.problem.reason)
+        self._report_by_event(view, rejection)
 
     def _hosts_of_others(self, view: View) -> set[str]:
         """The hosts that the Secret's other claims name or have written."""

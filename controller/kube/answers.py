@@ -119,6 +119,15 @@ class _TokenRequest(msgspec.Struct, frozen=True):
     status: _IssuedToken
 
 
+class _AccessStatus(msgspec.Struct, frozen=True, rename="camel"):
+    allowed: bool
+    evaluation_error: str = ""
+
+
+class _SubjectAccessReview(msgspec.Struct, frozen=True):
+    status: _AccessStatus
+
+
 class _ManagedFields(msgspec.Struct, frozen=True, rename="camel"):
     manager: str = ""
     time: str = ""
@@ -160,6 +169,14 @@ def read_user_name(body: bytes) -> str:
 def read_token(body: bytes, what: str) -> str:
     """The token in the answer to a TokenRequest. Raises Unavailable when there is none."""
     return _decode(body, _TokenRequest, what=what).status.token
+
+
+def read_access(body: bytes, what: str) -> bool:
+    """Whether a SubjectAccessReview allows it. Raises Unavailable when an authorizer has failed and none says yes."""
+    status = _decode(body, _SubjectAccessReview, what=what).status
+    if status.evaluation_error and not status.allowed:
+        raise Unavailable(f"{what}: an authorizer of the cluster failed")
+    return status.allowed
 
 
 def read_status(body: bytes | msgspec.Raw) -> Status:

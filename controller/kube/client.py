@@ -18,13 +18,25 @@ import msgspec
 
 from controller.core.model import Ref
 from controller.core.projection import SECRET_TYPE
-from controller.kube.answers import Page, error_from, no_answer, read_page, read_status, read_token, read_user_name
+from controller.kube.answers import (
+    Page,
+    error_from,
+    no_answer,
+    read_access,
+    read_page,
+    read_status,
+    read_token,
+    read_user_name,
+)
 from controller.kube.auth import Access
 from controller.kube.errors import ApiError
 from controller.kube.lines import MAX_LINE_BYTES, complete_lines
 from controller.net.transport import Reply, Stream, Transport, Unreachable, fetch, retry_after_seconds
 
 FIELD_MANAGER = "pull-secret-updater"
+IDENTITY_GROUP = "pull-secret-updater.chainguard.dev"
+"""Of the resource `identities`, which exists in RBAC only."""
+
 PAGE_SECONDS = 60.0
 """The API server itself gives up on a request after 60 s (--request-timeout)."""
 
@@ -35,6 +47,7 @@ PAGE_BYTES = MAX_LINE_BYTES
 """Of a page of the list, so that a Secret that can come as an event can come in the list, and no more is in memory."""
 
 _REQUEST_SECONDS = 30.0
+_REVIEW_SECONDS = 10.0
 _REPLY_BYTES = 4 * 1024 * 1024
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
@@ -251,6 +264,26 @@ class KubeClient:
         return read_token(
             (await self._send("POST", path, what=what, body=body, total_seconds=total_seconds)).body, what
         )
+
+    async def may_use(self, identity: str, namespace: str, *, group: str) -> bool:
+        """Whether a group may use an identity in a namespace: the question that the policy use-identity asks of a user.
+
+        Raises ApiError, also where an authorizer of the cluster fails, so that a failure is never a no.
+        """
+        what = "create subjectaccessreviews"
+        attributes = {
+            "namespace": namespace,
+            "verb": "use",
+            "group": IDENTITY_GROUP,
+            "resource": "identities",
+            "name": identity,
+        }
+        spec = {"groups": [group, "system:authenticated"], "resourceAttributes": attributes}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        body = msgspec.json.encode(review)
+        reply = await self._send("POST", path, what=what, body=body, total_seconds=_REVIEW_SECONDS)
+        return read_access(reply.body, what)
 
     async def get_object(self, path: str) -> bytes:
         """A cluster-scoped object by its API path, such as an admission policy."""

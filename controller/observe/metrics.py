@@ -28,6 +28,8 @@ from controller.observe.counts import SecretState, StateCounts
 
 Result = Literal["written", "unchanged", "conflict", "failed", "refused"]
 
+GrantAnswer = Literal["granted", "refused", "failed"]
+
 EventResult = Literal["written", "merged", "dropped", "failed"]
 
 RESULTS: tuple[Result, ...] = ("written", "unchanged", "conflict", "failed", "refused")
@@ -49,6 +51,7 @@ MINT_PROBLEMS = (
 )
 MINTED = "Minted"
 CLEANUP_RESULTS = ("done", "failed")
+GRANT_ANSWERS: tuple[GrantAnswer, ...] = ("granted", "refused", "failed")
 EVENT_RESULTS: tuple[EventResult, ...] = ("written", "merged", "dropped", "failed")
 
 _PREFIX = "pull_secret_updater_"
@@ -151,6 +154,13 @@ class Metrics:
         """Read these at every scrape."""
         self._watch_age.set_function(age_seconds)
         self._watch_refused.set_function(refused)
+
+    def watch_grants(self) -> Callable[[GrantAnswer], None]:
+        """Count the answers to whether a namespace may use an identity, by the function that is returned."""
+        counter = self._counter("grant_checks", "Answers to whether a namespace may use an identity.", ("answer",))
+        for answer in GRANT_ANSWERS:
+            counter.labels(answer)
+        return lambda answer: counter.labels(answer).inc()
 
     def watch_targets(self, count: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Count the targets' namespaces at every scrape, by target and state."""

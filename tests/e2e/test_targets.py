@@ -572,8 +572,9 @@ def of_page(language: str) -> list[str]:
 
 
 def test_every_configuration_of_the_page_is_valid(tmp_path: Path) -> None:
-    found = [text for text in of_page("yaml") if "targets:" in text or text.startswith("limits:")]
-    assert len(found) == 3
+    parts = ("limits:", "grants:")
+    found = [text for text in of_page("yaml") if "targets:" in text or text.startswith(parts)]
+    assert len(found) == 5
     for text in found:
         (tmp_path / "config.yaml").write_text(text)
         load(tmp_path / "config.yaml")

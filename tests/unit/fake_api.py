@@ -206,6 +206,9 @@ class FakeApi:
         self.always_changing: str | None = None
         """A namespace whose Secrets somebody changes just before each of our patches."""
         self.missing_namespaces: set[str] = set()
+        self.grants: set[tuple[str, str]] = set()
+        """(namespace, identity) that RBAC allows to the ServiceAccounts of the namespace."""
+        self.authorizer_fails = False
         """Where nothing can be created."""
         self.service_accounts: set[tuple[str, str]] = set()
         """(namespace, name) of those there are."""
@@ -466,6 +469,7 @@ class FakeApi:
             ("create", "serviceaccounts/token"): self._create_token,
             ("create", "events"): self._create_event,
             ("patch", "events"): self._patch_event,
+            ("create", "subjectaccessreviews"): self._review_access,
             ("create", "selfsubjectreviews"): lambda asked: _json(
                 201, {**asked.json, "status": {"userInfo": {"username": self.user}}}
             ),
@@ -631,6 +635,18 @@ class FakeApi:
             raise _Refusal(404)
         self._events[key] = _merged(self._events[key], request.json)
         return self._object(request, self._events[key])
+
+    def _review_access(self, request: Request) -> _Answer:
+        """By RBAC: the group of the namespace's ServiceAccounts may use an identity, or it may not."""
+        spec = request.json["spec"]
+        asked = spec["resourceAttributes"]
+        assert spec["groups"] == [f"system:serviceaccounts:{asked['namespace']}", "system:authenticated"]
+        assert asked["group"] == "pull-secret-updater.chainguard.dev"
+        assert (asked["verb"], asked["resource"]) == ("use", "identities")
+        status: Object = {"allowed": (asked["namespace"], asked["name"]) in self.grants}
+        if self.authorizer_fails:
+            status = {"allowed": False, "evaluationError": "a webhook didn't answer"}
+        return _json(201, {**request.json, "status": status})
 
     def _create_token(self, request: Request) -> _Answer:
         asked: Object = request.json

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from controller.app import issuer_transport
-from controller.config import Config, load
+from controller.app import issuer_transport, policies_of
+from controller.config import Config, Granting, load
 from controller.core.projection import project
+from controller.kube.admission import POLICIES, USE_IDENTITY
 from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.fake_issuer import jwt
 from tests.unit.virtual_time import Clock
@@ -201,3 +202,9 @@ async def test_an_issuer_is_asked_through_its_proxy_but_for_the_exceptions(engin
     transport = issuer_transport(settings)
     assert transport._proxy_for("https://issuer.example") == proxy
     assert transport._proxy_for("https://registry.example") is None
+
+
+def test_the_policy_that_asks_the_writer_is_not_needed_where_only_the_namespace_is_asked() -> None:
+    needed = {check: policies_of(Config(grants=Granting(check=check))) for check in ("admission", "both", "namespace")}
+    assert needed["admission"] == needed["both"] == POLICIES
+    assert set(POLICIES) - set(needed["namespace"]) == {USE_IDENTITY}

@@ -121,3 +121,17 @@ def test_check_config_says_of_each_provider_whose_proof_it_takes(tmp_path: Path,
     assert result.exit_code == 0, result.stderr
     (line,) = [line for line in result.stdout.splitlines() if "provider x: " in line]
     assert line.endswith(says)
+
+
+def test_check_config_says_when_namespaces_are_asked_about_and_what_a_no_does(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("grants: {check: both, onRevoke: wipe}")
+    result = CliRunner().invoke(main, ["check-config", str(file)])
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("  grants: ")]
+    assert line.startswith(
+        "  grants: asked before each mint whether the namespace may use the identity, beside whoever"
+    )
+    assert line.endswith("; a yes is good for 60 s; after a no the token is taken out of the Secret")
+    file.write_text("{}")
+    assert "grants" not in CliRunner().invoke(main, ["check-config", str(file)]).stdout

@@ -861,3 +861,50 @@ def test_a_target_of_every_namespace_is_warned_of(write: Write) -> None:
 )
 def test_limits_of_removal_are_checked(write: Write, removal: dict[str, Any], problem: str) -> None:
     assert problems(targets(write, {}, limits={"removal": removal})) == [problem]
+
+
+def test_limits_per_namespace_are_none_unless_they_are_set(write: Write) -> None:
+    none = load(write(yaml.safe_dump({}))).limits.per_namespace
+    assert (none.secrets, none.mints_per_minute) == (None, None)
+    some = load(
+        write(yaml.safe_dump({"limits": {"perNamespace": {"secrets": 200, "mintsPerMinute": 0.5}}}))
+    ).limits.per_namespace
+    assert (some.secrets, some.mints_per_minute) == (200, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ({"secrets": 0}, "limits.perNamespace.secrets: must be more than 0, but is 0"),
+        ({"secrets": 1.5}, "limits.perNamespace.secrets: must be a whole number, but is 1.5"),
+        ({"mintsPerMinute": -1}, "limits.perNamespace.mintsPerMinute: must be more than 0, but is -1.0"),
+        ({"secret": 1}, "limits.perNamespace.secret: is not a known key; did you mean secrets?"),
+    ],
+)
+def test_limits_per_namespace_are_checked(write: Write, limits: dict[str, Any], problem: str) -> None:
+    assert problems(write(yaml.safe_dump({"limits": {"perNamespace": limits}}))) == [problem]
+
+
+def test_only_admission_is_asked_unless_it_is_set(write: Write) -> None:
+    grants = load(write(yaml.safe_dump({}))).grants
+    assert (grants.check, float(grants.recheck), grants.on_revoke) == ("admission", 60, "keep")
+    assert not grants.asks_namespaces
+    set_by_hand = load(write(yaml.safe_dump({"grants": {"check": "both", "recheck": "5m", "onRevoke": "wipe"}}))).grants
+    assert (set_by_hand.check, float(set_by_hand.recheck), set_by_hand.on_revoke) == ("both", 300, "wipe")
+    assert set_by_hand.asks_namespaces
+
+
+@pytest.mark.parametrize(
+    ("grants", "problem"),
+    [
+        ({"check": "never"}, "grants.check: must be one of admission, namespace, both, but is 'never'"),
+        ({"check": "both", "recheck": "9s"}, "grants.recheck: must be at least 10s, but is 9s"),
+        (
+            {"onRevoke": "wipe"},
+            "grants.onRevoke: wipe is only used with check: namespace or both; set that, or remove onRevoke",
+        ),
+        ({"check": "both", "onRevoke": "drop"}, "grants.onRevoke: must be one of keep, wipe, but is 'drop'"),
+    ],
+)
+def test_grants_are_checked(write: Write, grants: dict[str, Any], problem: str) -> None:
+    assert problems(write(yaml.safe_dump({"grants": grants}))) == [problem]

@@ -230,6 +230,23 @@ async def test_pages_are_asked_for_by_continue_alone(api: FakeApi) -> None:
     assert "resourceVersion" not in api.requests[1].query
 
 
+async def test_whether_a_group_may_use_an_identity_is_what_an_authorizer_says_and_a_failure_is_no_answer(
+    api: FakeApi,
+) -> None:
+    client, group = api.client(), "system:serviceaccounts:team-a"
+    assert not await client.may_use("acme/pull", "team-a", group=group)
+    api.grants.add(("team-a", "acme/pull"))
+    assert await client.may_use("acme/pull", "team-a", group=group)
+    api.authorizer_fails = True
+    with pytest.raises(Unavailable, match="create subjectaccessreviews: an authorizer of the cluster failed"):
+        await client.may_use("acme/pull", "team-a", group=group)
+    api.authorizer_fails = False
+    for body in (b"{}", b"<html>", b'{"status": {"allowed": "true"}}'):
+        api.fail("create", 201, resource="subjectaccessreviews", body=body)
+        with pytest.raises(Unavailable, match="not what was asked for"):
+            await client.may_use("acme/pull", "team-a", group=group)
+
+
 async def test_who_am_i_is_what_the_server_says(api: FakeApi) -> None:
     assert await api.client().who_am_i() == "system:serviceaccount:pull-secret-updater:controller"
 

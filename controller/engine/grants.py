@@ -1,0 +1,141 @@
+"""Asks the API server whether a namespace may still use an identity: before each mint, and where a no has followed.
+
+Admission has judged who wrote the Secret, once. A grant that is taken away later, or that was never given to the
+namespace, is seen here: by a SubjectAccessReview for the group of the namespace's ServiceAccounts. The answer is kept
+for the recheck time. An API server that doesn't answer takes nothing away: who was allowed before stays so, and who
+wasn't waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from structlog.typing import FilteringBoundLogger
+
+from controller.core.errors import Problem, Rejection
+from controller.core.grants import Grant, Grants, grant_of, group_of
+from controller.core.model import Key, View
+from controller.core.queue import RefreshQueue
+from controller.kube.client import KubeClient
+from controller.kube.errors import ApiError, Forbidden
+from controller.observe.metrics import GrantAnswer
+
+WORKERS = 4
+"""Questions at once that no claim waits for."""
+
+AGAIN_SECONDS = 10.0
+"""An API server that didn't answer is asked again at this pace."""
+
+_UNKNOWN_SECONDS = 1.0
+"""Whether a claim needs a grant is looked at again after so long: the namespaces haven't been listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why no token may be minted now, and when to look again. Without a rejection there is nothing to tell yet."""
+
+    again_at: float
+    rejection: Rejection | None = None
+
+
+class GrantChecker:
+    """See the module. `look_again` is called for each claim that an answer makes a difference to."""
+
+    def __init__(
+        self,
+        grants: Grants,
+        *,
+        client: KubeClient,
+        needs: Callable[[View], bool | None],
+        look_again: Callable[[Key], None],
+        count: Callable[[GrantAnswer], None],
+        now: Callable[[], float],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._grants = grants
+        self._client = client
+        self._needs = needs
+        self._look_again = look_again
+        self._count = count
+        self._now = now
+        self._log = log
+        self._queue = RefreshQueue[Grant](now, turn=lambda grant: grant.namespace)
+        self._asking: dict[Grant, asyncio.Future[Rejection | None]] = {}
+
+    def replaced(self, before: Iterable[View], after: Iterable[View]) -> None:
+        """These claims took the place of those."""
+        new, gone = self._grants.replaced(before, after)
+        for grant in gone:
+            self._queue.forget(grant)
+        for grant in new:
+            if self._grants.asks_by_itself(grant):
+                self._queue.schedule(grant, self._now())
+
+    async def obstacle(self, view: View) -> Obstacle | None:
+        """What keeps a claim from a mint; None if its namespace may use the identity."""
+        needs = self._needs(view)
+        if needs is None:
+            return Obstacle(self._now() + _UNKNOWN_SECONDS)
+        grant = grant_of(view)
+        if not needs or self._grants.allows(grant, self._now()):
+            return None
+        self._grants.add(view)  # a target may have asked for it until now
+        if (until := self._grants.waits_until(grant, self._now())) is not None:
+            return Obstacle(until)
+        failure = await self._ask_once(grant)
+        now = self._now()
+        if failure is not None:
+            return None if self._grants.allows(grant, now, however_old=True) else Obstacle(now + AGAIN_SECONDS, failure)
+        if self._grants.allows(grant, now):
+            return None
+        self._queue.schedule(grant, self._grants.next_at(grant, now))
+        return Obstacle(self._grants.waits_until(grant, now) or now)
+
+    async def run(self) -> NoReturn:
+        """Ask again what has to be asked although nobody needs a token, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(WORKERS):
+                group.create_task(self._work(), name=f"grants {number}")
+        raise AssertionError("the workers have no end")
+
+    async def _work(self) -> NoReturn:
+        while True:
+            grant = (await self._queue.get()).key
+            failure = await self._ask_once(grant)
+            now, next_at = self._now(), None
+            if self._grants.asks_by_itself(grant):
+                next_at = now + AGAIN_SECONDS if failure is not None else self._grants.next_at(grant, now)
+            self._queue.done(grant, next_at)
+
+    async def _ask_once(self, grant: Grant) -> Rejection | None:
+        """Ask, unless somebody is asking already; then wait for that. Returns why there is no answer."""
+        if (asking := self._asking.get(grant)) is not None:
+            return await asyncio.shield(asking)
+        self._asking[grant] = asked = asyncio.get_running_loop().create_future()
+        failure: Rejection | None = Rejection(Problem.GRANT_UNCLEAR)  # for those who wait, if this is cancelled
+        try:
+            failure = await self._ask(grant)
+            return failure
+        finally:
+            del self._asking[grant]
+            asked.set_result(failure)
+
+    async def _ask(self, grant: Grant) -> Rejection | None:
+        try:
+            allowed = await self._client.may_use(grant.identity, grant.namespace, group=group_of(grant.namespace))
+        except ApiError as error:
+            self._count("failed")
+            self._log.warning("who may use an identity can't be told", **grant._asdict(), detail=str(error))
+            return Rejection(Problem.GRANT_UNCLEAR, (error.why,) if isinstance(error, Forbidden) and error.why else ())
+        self._count("granted" if allowed else "refused")
+        changed = self._grants.answered(grant, allowed=allowed, now=self._now())
+        if changed and allowed:
+            self._log.info("a namespace may use an identity again", **grant._asdict())
+        elif changed:
+            self._log.warning("a namespace may not use an identity, or not any more", **grant._asdict())
+        for key in changed:
+            self._look_again(key)
+        return None
