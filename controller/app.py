@@ -39,7 +39,7 @@ from controller.engine.reconciler import Reconciler
 from controller.engine.tenantproof import TenantProof
 from controller.engine.writer import Writer
 from controller.kube import auth
-from controller.kube.admission import ASK, POLICIES, SERVICE_ACCOUNTS, TARGETS, USE_IDENTITY
+from controller.kube.admission import ASK, POLICIES, SERVICE_ACCOUNTS, TARGETS, TENANT_PROOF, USE_IDENTITY
 from controller.kube.client import KubeClient, Selector
 from controller.kube.errors import StartError
 from controller.kube.events import EventRecorder
@@ -530,6 +530,11 @@ def policies_of(config: Config) -> tuple[str, ...]:
     by_writers = config.grants.check != "namespace"
     is_needed = {policy: policy != USE_IDENTITY or by_writers for policy in POLICIES}
     is_needed |= {TARGETS: _fans_out(config), SERVICE_ACCOUNTS: attaches, ASK: asks}
+    is_needed[TENANT_PROOF] = (
+        asks
+        or any(target.service_account for target in config.targets)
+        or any(provider.proof_by == "serviceAccount" for provider in config.providers.values())
+    )
     return tuple(policy for policy, needed in is_needed.items() if needed)
 
 

@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from controller.core.errors import Pace, Problem, Rejection
 from controller.core.fights import ContestedClaims
+from controller.core.holdings import Holdings
 from controller.core.model import Key, ManagedSecret, Ref, Resolved, Token, View
 from controller.core.policy import Policy
 from controller.core.queue import QueueClosed, RefreshQueue
@@ -115,7 +116,6 @@ class FanOut:
         self._targets = targets
         self._asking = frozenset(asking)
         self._is_watched = is_watched
-        self._brake = brake
         self._grace_seconds = grace_seconds
         self._store = store
         self._policy = policy
@@ -129,12 +129,7 @@ class FanOut:
         self.namespaces = Namespaces(self._look, exact=targets.exact_namespaces)
         names = sorted({*targets.service_account_names, *asking})
         self.accounts = Accounts(names, installation=installation, client=client, changed=self._look, now=now)
-        self._ours: dict[str, dict[Ref, str]] = {}
-        """By namespace, the Secrets that targets have made, each with its target's name."""
-        self._made: Counter[str] = Counter()
-        """How many of them each target has."""
-        self._leaving: dict[str, dict[Ref, float]] = {}
-        """By target, which of them are no longer wanted, and since when."""
+        self._ours = Holdings(brake)
         self._states: dict[str, dict[str, TargetState]] = {}
         """By namespace, what each target has come to."""
         self._blocked: dict[Ref, float] = {}
@@ -162,20 +157,15 @@ class FanOut:
 
     def seen(self, ref: Ref) -> None:
         """Something has happened to a Secret."""
-        ours, secret = self._ours.get(ref.namespace, {}), self._store.get(ref)
-        before, target = ours.get(ref), secret.target if secret is not None else None
+        secret = self._store.get(ref)
+        before, target = self._ours.of(ref.namespace).get(ref), secret.target if secret is not None else None
         if target == before:
             if target is None and (ref in self._blocked or (secret and ref.name in self._wanted_names(ref.namespace))):
                 last = self._blocked.pop(ref, -_CHANGED_SECONDS)
                 self._queue.schedule(ref.namespace, max(self._now(), last + _CHANGED_SECONDS))
             return
-        if before is not None:
-            del ours[ref]
-            self._made[before] -= 1
-            self._leaving.get(before, {}).pop(ref, None)
+        self._ours.put(ref, target)
         if target is not None:
-            self._ours.setdefault(ref.namespace, {})[ref] = target
-            self._made[target] += 1
             self._forget_place(ref)
         elif secret is None and (wanted := self._chosen(ref.namespace).get(ref.name)) is not None:
             self._contested.reverted(wanted.wanted(ref.namespace), self._now())
@@ -219,7 +209,7 @@ class FanOut:
         """Work until closed; begins once `listed`, so that every Secret that is there is known."""
         self._listed = asyncio.ensure_future(listed)
         await asyncio.wait((self._listed,))
-        for name in self.namespaces.names() | self._ours.keys():
+        for name in self.namespaces.names().union(self._ours.namespaces()):
             self._look(name)
         async with asyncio.TaskGroup() as group:
             for number in range(WORKERS):
@@ -294,9 +284,9 @@ class FanOut:
         chosen, outdone = self._choose(namespace)
         steps = [(target.name, *await self._provide(name, target)) for target in chosen.values()]
         steps += [(target.name, *self._give_way(name, target, chosen)) for target in outdone]
-        for ref, target_name in list(self._ours.get(name, {}).items()):
+        for ref, target_name in list(self._ours.of(name).items()):
             if ref.name in chosen:
-                self._leaving.get(target_name, {}).pop(ref, None)
+                self._ours.wanted(ref, target_name)
                 self._assign_again(ref)
             else:
                 steps.append((target_name, *await self._withdraw(ref, target_name, namespace)))
@@ -310,8 +300,8 @@ class FanOut:
     def _forget(self, name: str) -> None:
         """The namespace is gone or ending, and takes everything along."""
         self._states.pop(name, None)
-        for ref, target in self._ours.get(name, {}).items():
-            self._leaving.get(target, {}).pop(ref, None)
+        for ref, target in self._ours.of(name).items():
+            self._ours.wanted(ref, target)
         for secret_name in self._wanted_names(name):
             self._forget_place(Ref(name, secret_name))
 
@@ -407,7 +397,7 @@ class FanOut:
         if secret is None:
             return TargetState.LEAVING, None
         if not namespace.opted_out:
-            since = self._leaving.setdefault(target_name, {}).setdefault(ref, now)
+            since = self._ours.unwanted_since(ref, target_name, now)
             if now < since + self._grace_seconds:
                 return TargetState.LEAVING, since + self._grace_seconds
             if self._brakes(target_name):
@@ -438,8 +428,7 @@ class FanOut:
 
     def _brakes(self, target: str) -> bool:
         """Whether too many Secrets of a target would be removed at once."""
-        leaving, made = len(self._leaving[target]), self._made[target]
-        if not self._brake.holds(leaving=leaving, of=made):
+        if not self._ours.brakes(target):
             self._braked.discard(target)
             return False
         if target not in self._braked:
@@ -448,8 +437,8 @@ class FanOut:
                 "too many Secrets of a target would be removed at once, so none is; correct the target or the labels, "
                 "or confirm it with a higher limits.removal.most",
                 target=target,
-                leaving=leaving,
-                made=made,
+                leaving=self._ours.leaving(target),
+                made=self._ours.made(target),
             )
         return True
 
@@ -457,7 +446,7 @@ class FanOut:
 
     def _wanted_by(self, account: Account, chosen: Mapping[str, Target]) -> set[str]:
         """The Secrets that a ServiceAccount should name: those of its targets, and those that haven't left yet."""
-        ours = {ref.name for ref in self._ours.get(account.ref.namespace, {})}
+        ours = {ref.name for ref in self._ours.of(account.ref.namespace)}
         wanted = {name for name, target in chosen.items() if account.ref.name in target.service_accounts}
         return ours & (wanted | {name for name in account.attached if name not in chosen})
 

@@ -2,14 +2,15 @@
 
 They decide which users may use an identity, and what the controller itself may write. A policy guards the cluster when
 its whole spec and that of its binding are those of manifests/policies, which this package contains: a single foreign
-match condition can switch a policy off. Two things may be different: white space (Kustomize adds some) and our own user
-name.
+match condition can switch a policy off. Three things may be different: white space (Kustomize adds some), our own user
+name, and the list of audiences in the policy tenant-proof, which is the operator's.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -26,11 +27,20 @@ OTHER_NAME = "pull-secret-updater-other-name"
 TARGETS = "pull-secret-updater-targets"
 SERVICE_ACCOUNTS = "pull-secret-updater-service-accounts"
 ASK = "pull-secret-updater-ask"
+TENANT_PROOF = "pull-secret-updater-tenant-proof"
 POLICIES = (USE_IDENTITY, OWN_WRITES, OTHER_NAME)
 """Always; the others only where what they guard is configured."""
 
-_COMPONENTS = {TARGETS: "targets", SERVICE_ACCOUNTS: "service-accounts", ASK: "service-accounts"}
+_COMPONENTS = {
+    TARGETS: "targets",
+    SERVICE_ACCOUNTS: "service-accounts",
+    ASK: "service-accounts",
+    TENANT_PROOF: "tenant-proof",
+}
 """Which component of manifests/ brings the others."""
+
+_TEXTS = re.compile(r"\[\s*('[^'\\]*'\s*(,\s*'[^'\\]*'\s*)*)?\]")
+"""A list in CEL of texts without escapes."""
 
 _GROUP = "/apis/admissionregistration.k8s.io/v1"
 _RESOURCES = {"policy": "validatingadmissionpolicies", "binding": "validatingadmissionpolicybindings"}
@@ -67,7 +77,10 @@ async def _problem(client: KubeClient, name: str, user: str, *, targets: bool) -
             return f"the {what} can't be read: {error}; {_applying(name)} grants that"
         except (ValueError, RecursionError) as error:
             return f"the {what} can't be read: {type(error).__name__}"
-        place = _difference(_wanted(name, what, user=user, targets=targets), found, "spec")
+        wanted = _wanted(name, what, user=user, targets=targets)
+        if (name, what) == (TENANT_PROOF, "policy"):
+            _take_audiences(wanted, found)
+        place = _difference(wanted, found, "spec")
         if place is not None:
             return (
                 f"the {what} differs in {place} from the one that this version was built with, for the user {user}; "
@@ -90,6 +103,15 @@ def _wanted(name: str, what: str, *, user: str, targets: bool) -> _Spec:
     if (name, what) == (OWN_WRITES, "policy"):
         spec["variables"][0]["expression"] = str(targets).lower()
     return spec
+
+
+def _take_audiences(wanted: _Spec, found: _Spec) -> None:
+    """Expect the audiences that are there, if they are a list of texts and nothing that could be true of any."""
+    variables = found.get("variables")
+    first = variables[0] if isinstance(variables, list) and variables else None
+    expression = first.get("expression") if isinstance(first, dict) else None
+    if isinstance(expression, str) and _TEXTS.fullmatch(expression):
+        wanted["variables"][0]["expression"] = expression
 
 
 @functools.cache

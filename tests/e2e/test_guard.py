@@ -13,7 +13,17 @@ import yaml
 
 from controller.core.model import Ref
 from controller.kube import auth
-from controller.kube.admission import OTHER_NAME, OWN_WRITES, POLICIES, USE_IDENTITY, policy_problems
+from controller.kube.admission import (
+    ASK,
+    OTHER_NAME,
+    OWN_WRITES,
+    POLICIES,
+    SERVICE_ACCOUNTS,
+    TARGETS,
+    TENANT_PROOF,
+    USE_IDENTITY,
+    policy_problems,
+)
 from controller.kube.client import KubeClient, Selector
 from controller.kube.errors import ApiError
 from testing.controller import ControllerProcess
@@ -97,25 +107,26 @@ def test_what_manifests_installs_guards_the_cluster_in_each_scope(
 
 
 FURTHER = {
-    "targets": ["pull-secret-updater-targets"],
-    "targets-named": ["pull-secret-updater-targets"],
+    "targets": [TARGETS],
+    "targets-named": [TARGETS],
     "service-accounts": [
-        "pull-secret-updater-targets",
-        "pull-secret-updater-service-accounts",
-        "pull-secret-updater-ask",
+        TARGETS,
+        SERVICE_ACCOUNTS,
+        ASK,
     ],
+    "tenant-proof": [TENANT_PROOF],
 }
 
 
 @pytest.mark.parametrize("component", FURTHER)
-def test_with_targets_their_policies_guard_the_cluster_too_and_without_them_it_is_told(
+def test_with_a_component_its_policies_guard_the_cluster_too_and_without_them_it_is_told(
     cluster: Cluster, ask: Ask, heal: Heal, tmp_path: Path, component: str
 ) -> None:
     further = FURTHER[component]
     look = looking(ask, (*POLICIES, *further))
     heal("replace", "--save-config")
     missing = look()
-    assert missing.keys() == {OWN_WRITES, *further}
+    assert missing.keys() == {*further, *([OWN_WRITES] if TARGETS in further else [])}
     assert all("kubectl apply -k of an overlay with components/" in missing[policy] for policy in further)
     directory = installed.overlay(tmp_path, component)
     (directory / "config.yaml").write_text("{}")

@@ -16,7 +16,8 @@ _GROUP = "/apis/admissionregistration.k8s.io/v1"
 def install(api: FakeApi, *policies: str, user: str | None = None) -> None:
     """Policies and bindings, by name, for the controller that the server knows or for another user."""
     for policy in policies:
-        text = (DIRECTORY / f"{policy.removeprefix('pull-secret-updater-')}.yaml").read_text()
+        (file,) = DIRECTORY.rglob(f"{policy.removeprefix('pull-secret-updater-')}.yaml")
+        text = file.read_text()
         for each in yaml.safe_load_all(text.replace(SHIPPED_USER, user or api.user)):
             if each["kind"] == "ValidatingAdmissionPolicy":
                 constraints = each["spec"]["matchConstraints"]

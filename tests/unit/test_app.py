@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from controller.app import issuer_transport, policies_of
 from controller.config import Config, Granting, load
 from controller.core.projection import project
-from controller.kube.admission import POLICIES, USE_IDENTITY
+from controller.kube.admission import POLICIES, TENANT_PROOF, USE_IDENTITY
 from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.fake_issuer import jwt
 from tests.unit.virtual_time import Clock
@@ -208,3 +209,23 @@ def test_the_policy_that_asks_the_writer_is_not_needed_where_only_the_namespace_
     needed = {check: policies_of(Config(grants=Granting(check=check))) for check in ("admission", "both", "namespace")}
     assert needed["admission"] == needed["both"] == POLICIES
     assert set(POLICIES) - set(needed["namespace"]) == {USE_IDENTITY}
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, False),
+        ({"serviceAccounts": {"enabled": True}}, True),
+        ({"providers": {"x": {"type": "chainguard", "proof": "serviceAccount"}}}, True),
+        ({"targets": [{"name": "a", "identity": "b" * 40, "namespaces": [{"names": ["c"]}]}]}, False),
+        (
+            {"targets": [{"name": "a", "identity": "b" * 40, "namespaces": [{"names": ["c"]}], "serviceAccount": "d"}]},
+            True,
+        ),
+    ],
+)
+def test_the_policy_about_tokens_of_service_accounts_is_needed_where_the_configuration_names_one(
+    tmp_path: Path, settings: dict[str, Any], needed: bool
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert (TENANT_PROOF in policies_of(load(tmp_path / "config.yaml"))) == needed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.kube.admission import OTHER_NAME, OWN_WRITES, POLICIES, USE_IDENTITY, policy_problems
+from controller.kube.admission import OTHER_NAME, OWN_WRITES, POLICIES, TENANT_PROOF, USE_IDENTITY, policy_problems
 from controller.kube.errors import Unauthorized, Unavailable
 from tests.unit.fake_api import FakeApi
 from tests.unit.policies import DIRECTORY, SHIPPED_USER, binding_spec, install, path, policy_spec
@@ -38,7 +38,7 @@ async def test_all_are_installed(api: FakeApi) -> None:
 
 def test_the_package_holds_the_policies_that_manifests_installs() -> None:
     packaged = resources.files("controller.kube") / "policies"
-    for directory in (".", "targets", "service-accounts"):
+    for directory in (".", "targets", "service-accounts", "tenant-proof"):
         files = [each for each in (DIRECTORY / directory).iterdir() if each.is_file()]
         found = {each.name: each.read_text() for each in (packaged / directory).iterdir() if each.is_file()}
         assert found == {each.name: each.read_text() for each in files}
@@ -175,3 +175,43 @@ async def test_a_credential_that_is_not_accepted_says_nothing_of_policies(api: F
 async def test_an_answer_that_is_no_policy_does_not_count(api: FakeApi, answer: Any) -> None:
     api.objects[path("ValidatingAdmissionPolicy", USE_IDENTITY)] = answer
     assert "can't be read" in (await problems(api))[USE_IDENTITY]
+
+
+async def tenant_proof_with(api: FakeApi, audiences: str) -> str | None:
+    """What is wrong with the policy tenant-proof, if its list of audiences is this expression."""
+    install(api, TENANT_PROOF)
+    policy_spec(api, TENANT_PROOF)["variables"][0]["expression"] = audiences
+    return (await policy_problems(api.client(), user=api.user, policies=[TENANT_PROOF]))[TENANT_PROOF]
+
+
+@pytest.mark.parametrize("audiences", ["['issuer.enforce.dev']", "['a', 'https://b/c']", "[ 'a' ,'b' ]", "[]"])
+async def test_which_audiences_the_policy_of_tenants_proof_lists_is_the_operators_choice(
+    api: FakeApi, audiences: str
+) -> None:
+    assert await tenant_proof_with(api, audiences) is None
+
+
+@pytest.mark.parametrize(
+    "audiences",
+    [
+        "object.spec.audiences",
+        "['a'] + object.spec.audiences",
+        "['a', object.spec.audiences[0]]",
+        "['a'].map(a, object.spec.audiences[0])",
+        r"['\'] + object.spec.audiences + [\'']",
+        "'a'",
+        "",
+    ],
+)
+async def test_a_list_of_audiences_that_is_no_list_of_texts_may_mean_any(api: FakeApi, audiences: str) -> None:
+    told = await tenant_proof_with(api, audiences)
+    assert told is not None
+    assert "spec.variables[0].expression" in told
+
+
+@pytest.mark.parametrize("variables", [[], None, [{}], ["x"], "x"])
+async def test_a_policy_of_tenants_proof_without_its_variables_guards_nothing(api: FakeApi, variables: object) -> None:
+    install(api, TENANT_PROOF)
+    policy_spec(api, TENANT_PROOF)["variables"] = variables
+    found = await policy_problems(api.client(), user=api.user, policies=[TENANT_PROOF])
+    assert "differs in spec.variables" in (found[TENANT_PROOF] or "")
