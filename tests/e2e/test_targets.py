@@ -1,8 +1,6 @@
 """Targets on a real API server: the controller as its own ServiceAccount, with the components of manifests/."""
 
-import base64
 import concurrent.futures
-import json
 import os
 import re
 import secrets
@@ -27,6 +25,7 @@ from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.observer import Observer
 from tests.e2e.support.requests import AuditLog
+from tests.e2e.support.strangers import EMPTY, MARK, Strangers, kinds
 from tests.e2e.support.tenant import (
     AT_ONCE_SECONDS,
     FILL_SECONDS,
@@ -39,11 +38,11 @@ from tests.e2e.support.tenant import (
 )
 
 IDENTITY = "ab" * 20
+SECOND = "ef" * 20
+"""Another one that the controller may use."""
 INSTALLATION = "pull-secret-updater.controller"
-MARK = PREFIX + "created-by"
 LABEL = "e2e-targets"
 CONTROLLER = ("pull-secret-updater", "controller")
-EMPTY = base64.b64encode(b"{}").decode()
 
 Object = dict[str, Any]
 Start = Callable[..., ControllerProcess]
@@ -94,7 +93,7 @@ def components(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPa
     shutil.copy(installed.MANIFESTS / "config.yaml", overlay)
     text = (overlay / "kustomization.yaml").read_text()
     assert text.count("IDENTITY") == 1
-    kustomization = yaml.safe_load(text.replace("IDENTITY", IDENTITY))
+    kustomization = yaml.safe_load(text.replace("IDENTITY", f'{IDENTITY}", "{SECOND}'))
     kustomization["components"].append("../manifests/components/tenant-proof")
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     rendered = installed.render(overlay, cluster=cluster)
@@ -166,7 +165,8 @@ def running(
     components: None, namespaces: Namespaces, controller: Start, issuer: Issuer
 ) -> Callable[..., ControllerProcess]:
     """Starts a controller with one target, for this test's namespaces."""
-    issuer.behave(IDENTITY, Behaviour(lifetime_seconds=3600))
+    for identity in (IDENTITY, SECOND):
+        issuer.behave(identity, Behaviour(lifetime_seconds=3600))
 
     def start(**more: Any) -> ControllerProcess:
         return controller(config={"targets": [target(namespaces.label, **more)], "limits": _QUICK})
@@ -263,66 +263,99 @@ def test_a_label_typo_removes_nothing_until_it_is_confirmed(
     assert all(exists(cluster.api, name) for name in names[10:])
 
 
-def strangers() -> dict[str, Object]:
-    """What can be in the way, each as it is created."""
-    data: Object = {".dockerconfigjson": EMPTY}
-    full = {".dockerconfigjson": base64.b64encode(json.dumps({"auths": {"q.io": {"auth": "YTpi"}}}).encode()).decode()}
+@pytest.fixture
+def strangers(cluster: Cluster, namespaces: Namespaces) -> Iterator[Strangers]:
+    """Twelve, each in a namespace that isn't selected yet. None is there before it `arrive`s."""
+    names = {kind: namespaces.make(selected=False) for kind in kinds(IDENTITY)}
+    assert len(names) == 12
+    made = Strangers(cluster, names, identity=IDENTITY)
+    yield made
+    made.leave()
 
-    def secret(kind: str = TYPE, content: Object = data, /, **more: Any) -> Object:
-        inner = {key: more.pop(key) for key in tuple(more) if key != "immutable"}
-        return {"metadata": {"name": "pull-secret", **inner}, "type": kind, "data": content, **more}
 
-    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "0" * 8}
-    return {
-        "opaque": secret("Opaque", {"password": "eA=="}),
-        "another type": secret("kubernetes.io/basic-auth", {"username": "eA==", "password": "eA=="}),
-        "a credential": secret(TYPE, full),
-        "empty": secret(),
-        "immutable": secret(immutable=True),
-        "of Helm": secret(labels={"app.kubernetes.io/managed-by": "Helm"}),
-        "owned": secret(ownerReferences=[owner]),
-        "with a finalizer": secret(finalizers=["example.com/kept"]),
-        "of another installation": secret(labels={MARK: "elsewhere.controller"}),
-        "with our annotation": secret(annotations={PREFIX + "target": "everyone"}),
-        "paused": secret(annotations={PREFIX + "identity": IDENTITY, PREFIX + "paused": "true"}),
-        "another key too": secret(TYPE, {**data, "other": "eA=="}),
-    }
+def wait_for_states(started: ControllerProcess, *, target: str = "everyone", **counts: int) -> None:
+    """Until a target has come to these states in so many namespaces."""
+
+    def has_come_to_them() -> bool:
+        metrics = started.metrics()
+        found = {state: metrics.value("target_namespaces", target=target, state=state) for state in counts}
+        return found == counts
+
+    eventually(has_come_to_them, timeout=20, what=f"{target}: {counts}")
 
 
 @pytest.mark.parametrize("existing", ["report", "adoptEmpty"])
 def test_strangers_of_twelve_kinds_stay_as_they_are_and_once_they_go_the_secret_is_made(
-    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, existing: str
+    running: Start, namespaces: Namespaces, observer: Observer, existing: str, strangers: Strangers
 ) -> None:
-    kinds = strangers()
-    assert len(kinds) == 12
-    names = {kind: namespaces.make(selected=False) for kind in kinds}
-    path = "/api/v1/namespaces/{}/secrets"
-    before = {kind: cluster.api.post(path.format(names[kind]), body) for kind, body in kinds.items()}
+    strangers.arrive()
     started = running(existing=existing)
-    for name in names.values():
+    for name in strangers.names.values():
         namespaces.select(name)
     taken = {"empty"} if existing == "adoptEmpty" else set()
-    eventually(
-        lambda: (
-            started.metrics().value("target_namespaces", target="everyone", state="conflict") == 12 - len(taken)
-            and started.metrics().value("target_namespaces", target="everyone", state="ready") == len(taken)
-        ),
-        timeout=20,
-        what="each is told from ours",
-    )
-    for kind, name in names.items():
-        now = cluster.api.get(f"{path.format(name)}/pull-secret")
+    wait_for_states(started, conflict=12 - len(taken), ready=len(taken))
+    assert strangers.changed(but=taken) == []
+    for kind in strangers.names:
         if kind in taken:
-            assert now["metadata"]["uid"] == before[kind]["metadata"]["uid"]
+            now = strangers.now(kind)
+            assert now["metadata"]["uid"] == strangers.before[kind]["metadata"]["uid"]
             assert filled_for(IDENTITY)(now)
-            continue
-        assert now == before[kind], kind
-        found = cluster.events(name, "pull-secret")
-        assert [event["reason"] for event in found] == ["TargetConflict"], kind
-    for kind, name in names.items():
-        cluster.api.patch(f"{path.format(name)}/pull-secret", {"metadata": {"finalizers": None}})
-        cluster.api.delete(f"{path.format(name)}/pull-secret")
-        wait_made_anew(observer, name, before[kind])
+        else:
+            assert strangers.told(kind) == ["TargetConflict"], kind
+    strangers.leave()
+    for kind, name in strangers.names.items():
+        wait_made_anew(observer, name, strangers.before[kind])
+
+
+@pytest.mark.parametrize("existing", ["report", "adoptEmpty"])
+def test_strangers_of_twelve_kinds_that_took_the_secrets_place_stay_as_they_are_when_the_target_changes(
+    running: Start, namespaces: Namespaces, observer: Observer, existing: str, strangers: Strangers
+) -> None:
+    ours = namespaces.make()
+    for name in strangers.names.values():
+        namespaces.select(name)
+    first = running(existing=existing)
+    for name in (ours, *strangers.names.values()):
+        wait_filled(observer, name)
+    first.stop()
+    strangers.arrive()
+    taken = {"empty"} if existing == "adoptEmpty" else set()
+    # What the target holds gets the new identity each time, so that the change has come to everyone.
+    for identity in (SECOND, IDENTITY):
+        started = running(existing=existing, identity=identity)
+        observer.wait(ours, filled_for(identity), timeout=FILL_SECONDS)
+        wait_for_states(started, conflict=12 - len(taken), ready=1 + len(taken))
+        assert strangers.changed(but=taken) == []
+        for kind in taken:
+            observer.wait(strangers.names[kind], filled_for(identity), timeout=FILL_SECONDS)
+
+
+@pytest.mark.parametrize("how", ["its namespace leaves", "its namespace opts out", "its target is removed"])
+def test_strangers_of_twelve_kinds_that_took_the_secrets_place_stay_as_they_are_when_it_would_be_removed(
+    running: Start, namespaces: Namespaces, cluster: Cluster, how: str, strangers: Strangers
+) -> None:
+    ours = namespaces.make()
+    everywhere = (ours, *strangers.names.values())
+    for name in strangers.names.values():
+        namespaces.select(name)
+    started = running()
+    wait_for_states(started, ready=13)
+    strangers.arrive()
+    wait_for_states(started, conflict=12, ready=1)
+    holder = "everyone"
+    match how:
+        case "its namespace leaves":
+            for name in everywhere:
+                namespaces.select(name, selected=False)
+        case "its namespace opts out":
+            for name in everywhere:
+                namespaces.patch(name, {"annotations": {PREFIX + "targets": "none"}})
+        case _:
+            started = running(name="another", namespaces=[{"selector": {"matchLabels": {LABEL: "nowhere"}}}])
+            holder = "(removed)"
+    eventually(lambda: not exists(cluster.api, ours), timeout=FILL_SECONDS, what="what is ours is removed")
+    wait_for_states(started, target=holder, ready=0, conflict=0, leaving=0)
+    assert strangers.changed() == []
 
 
 def test_the_controllers_token_creates_and_deletes_nothing_but_marked_secrets_of_its_name(
