@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +356,104 @@ def test_strangers_of_twelve_kinds_that_took_the_secrets_place_stay_as_they_are_
     eventually(lambda: not exists(cluster.api, ours), timeout=FILL_SECONDS, what="what is ours is removed")
     wait_for_states(started, target=holder, ready=0, conflict=0, leaving=0)
     assert strangers.changed() == []
+
+
+class Many:
+    """88 namespaces with a ServiceAccount each, where in 20 an empty Secret is in the way; and those of strangers."""
+
+    def __init__(self, cluster: Cluster, observer: Observer, namespaces: Namespaces, strangers: Strangers) -> None:
+        self._api = cluster.api
+        self._observer = observer
+        self._namespaces = namespaces
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            self.adopting = list(pool.map(lambda _: self._make(adopting=True), range(20)))
+            self.creating = list(pool.map(lambda _: self._make(adopting=False), range(68)))
+        strangers.arrive()
+        for name in strangers.names.values():
+            namespaces.select(name)
+        self.all = {*self.adopting, *self.creating, *strangers.names.values()}
+        self.served = {*self.adopting, *self.creating, strangers.names["empty"]}
+        """Where there is one of ours in the end."""
+
+    def _make(self, *, adopting: bool) -> str:
+        name = self._namespaces.make()
+        path = f"/api/v1/namespaces/{name}"
+        account = {"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "theirs"}]}
+        self._api.post(f"{path}/serviceaccounts", account)
+        if adopting:
+            self._api.post(f"{path}/secrets", kinds(IDENTITY)["empty"])
+        return name
+
+    def ours(self, like: Callable[[Object], bool] = lambda _: True) -> set[str]:
+        """The namespaces with a Secret of ours of that kind."""
+        latest = {name: versions[-1] for name in self.all if (versions := self._observer.history(name))}
+        return {
+            name
+            for name, version in latest.items()
+            if not version.deleted and version.secret["metadata"].get("labels", {}).get(MARK) == INSTALLATION
+            if like(version.secret)
+        }
+
+    def attached(self) -> set[str]:
+        """The namespaces whose ServiceAccount names the Secret; none may have lost, or have twice, what it names."""
+        paths = {name: f"/api/v1/namespaces/{name}/serviceaccounts/default" for name in self.adopting + self.creating}
+        pulls = {name: [each["name"] for each in self._api.get(paths[name])["imagePullSecrets"]] for name in paths}
+        assert {tuple(each) for each in pulls.values()} <= {("theirs",), ("theirs", "pull-secret")}
+        return {name for name, each in pulls.items() if "pull-secret" in each}
+
+
+def kill_at_each(start: Callable[[], ControllerProcess], moments: Iterable[int], seen: Callable[[], int]) -> None:
+    """For each moment start a controller, and kill it with SIGKILL once so much or more is seen of its work."""
+    caught = []
+    for moment in moments:
+        started = start()
+
+        def reached(moment: int = moment) -> bool:
+            return seen() >= moment
+
+        eventually(reached, timeout=FILL_SECONDS, what=f"{moment} are seen", pause=0.001)
+        started.kill()
+        caught.append(seen())
+    assert len(set(caught)) > 1, f"it was killed at its work, not after it: {caught}"
+
+
+@pytest.mark.usefixtures("running")  # the components, and an issuer that knows both identities
+def test_killed_again_and_again_at_its_work_it_leaves_one_valid_secret_in_each_namespace_and_none_after_removal(
+    controller: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, strangers: Strangers
+) -> None:
+    many = Many(cluster, observer, namespaces, strangers)
+    limits = {"removal": {"grace": "1s", "most": 1000}}
+    selected = target(namespaces.label, existing="adoptEmpty", serviceAccounts=["default"])
+
+    def starts(*, ready: bool = False, **more: Any) -> Callable[[], ControllerProcess]:
+        config = {"targets": [{**selected, **more}], "limits": limits}
+        return lambda: controller(config=config, ready=ready)
+
+    def right(identity: str) -> bool:
+        return many.ours(filled_for(identity)) == many.served and len(many.attached()) == 88
+
+    # It creates, and adopts.
+    kill_at_each(starts(), (1, 15, 40, 70, 85), lambda: len(many.ours()))
+    starts(ready=True)()
+    eventually(lambda: right(IDENTITY), timeout=FILL_SECONDS, what="every namespace is served")
+    assert many.ours() == many.served
+    # It changes all that it has.
+    kill_at_each(starts(identity=SECOND), (1, 30, 60), lambda: len(many.ours(filled_for(SECOND))))
+    starts(ready=True, identity=SECOND)()
+    eventually(lambda: right(SECOND), timeout=FILL_SECONDS, what="every namespace has the new identity")
+    for name in many.served:
+        assert len({version.secret["metadata"]["uid"] for version in observer.history(name)}) == 1, "made once"
+    for name in many.creating:
+        assert all(token(version.secret) for version in observer.history(name)), "nobody ever saw one empty"
+    assert strangers.changed(but={"empty"}) == []
+    # It removes.
+    nothing = [{"names": ["*"]}]
+    kill_at_each(starts(exclude=nothing), (1, 30, 60, 85), lambda: len(many.served) - len(many.ours()))
+    starts(ready=True, exclude=nothing)()
+    eventually(lambda: not many.ours(), timeout=FILL_SECONDS, what="all of ours are removed")
+    assert not any(exists(cluster.api, name) for name in many.served)
+    assert many.attached() == set()
+    assert strangers.changed(but={"empty"}) == []
 
 
 def test_the_controllers_token_creates_and_deletes_nothing_but_marked_secrets_of_its_name(

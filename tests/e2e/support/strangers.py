@@ -75,11 +75,16 @@ class Strangers:
         return [event["reason"] for event in self._cluster.events(self.names[kind], "pull-secret")]
 
     def leave(self) -> None:
-        """All go, whatever holds one back."""
+        """All that are still there go, whatever holds one back."""
         for kind, name in self.names.items():
-            if kind in self.before:
+            if kind not in self.before:
+                continue
+            try:
                 self._api.patch(f"{_path(name)}/pull-secret", {"metadata": {"finalizers": None}})
-                self._api.delete(f"{_path(name)}/pull-secret")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            self._api.delete(f"{_path(name)}/pull-secret")
 
 
 def _path(namespace: str) -> str:
