@@ -1,12 +1,10 @@
 """Targets on a real API server: the controller as its own ServiceAccount, with the components of manifests/."""
 
+import base64
 import concurrent.futures
-import os
-import re
+import json
 import secrets
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,16 +14,18 @@ import pytest
 import yaml
 
 from controller.config import load
-from hack.localcluster import kubectl
 from testing.api import Api, ApiError
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
+from testing.crusoe import Crusoe
 from testing.exchange import Issuer
-from tests.e2e.support import installed
+from testing.wire import Servers, Wire
+from tests.e2e.support import installed, kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.observer import Observer
 from tests.e2e.support.requests import AuditLog
 from tests.e2e.support.strangers import EMPTY, MARK, Strangers, kinds
+from tests.e2e.support.tenancy import ROTATOR, Reader, blocks, image_repositories
 from tests.e2e.support.tenant import (
     AT_ONCE_SECONDS,
     FILL_SECONDS,
@@ -43,6 +43,10 @@ SECOND = "ef" * 20
 INSTALLATION = "pull-secret-updater.controller"
 LABEL = "e2e-targets"
 CONTROLLER = ("pull-secret-updater", "controller")
+
+ROTATORS = "Instead of a rotator for listed namespaces"
+FLUX = "Flux image automation, a namespace per tenant"
+"""Sections of docs/tenancy.md."""
 
 Object = dict[str, Any]
 Start = Callable[..., ControllerProcess]
@@ -111,18 +115,31 @@ def remove(cluster: Cluster, rendered: str, manifests: str) -> None:
     installed.install(cluster, manifests)
 
 
+UNMARKED: Object = {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}}
+
+
+def _wait_for_targets_policy(cluster: Cluster, namespace: str) -> None:
+    """Until that policy alone keeps the controller from a Secret without its mark."""
+    api = as_controller(cluster)
+
+    def guarded() -> bool:
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
+        return "ValidatingAdmissionPolicy" in refusal(lambda: apply(api, namespace, "pull-secret", UNMARKED))
+
+    eventually(guarded, timeout=installed.POLICY_SECONDS, what="the policy is enforced")
+
+
 def _wait_for_policies(cluster: Cluster) -> None:
     """Until each of the further policies refuses what it forbids; a new one takes the API server a moment."""
     api, namespace = as_controller(cluster), f"e2e-{secrets.token_hex(5)}"
     cluster.api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
     cluster.api.post(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
     account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-    unmarked = {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}}
 
     def guarded() -> bool:
         cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
         refused = [
-            refusal(lambda: apply(api, namespace, "pull-secret", unmarked)),
+            refusal(lambda: apply(api, namespace, "pull-secret", UNMARKED)),
             refusal(lambda: api.patch(account, {"metadata": {"labels": {"probe": secrets.token_hex(4)}}})),
         ]
         return all("ValidatingAdmissionPolicy" in each for each in refused)
@@ -694,66 +711,135 @@ def test_exact_names_need_only_a_role_per_namespace(
     assert started.metrics().value("target_namespaces", target="two", state="ready") == 2
 
 
-PAGE = (installed.ROOT / "docs" / "tenancy.md").read_text()
-
-
-def of_page(language: str) -> list[str]:
-    """The page's blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
 def test_every_configuration_of_the_page_is_valid(tmp_path: Path) -> None:
     parts = ("limits:", "grants:")
-    found = [text for text in of_page("yaml") if "targets:" in text or text.startswith(parts)]
+    found = [text for text in blocks("yaml") if "targets:" in text or text.startswith(parts)]
     assert len(found) == 5
     for text in found:
         (tmp_path / "config.yaml").write_text(text)
         load(tmp_path / "config.yaml")
 
 
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    sections = ("Roll it out", "Select namespaces", ROTATORS, FLUX)
+    assert [len(blocks("sh", section)) for section in sections] == [2, 1, 3, 1]
+    assert len(blocks("sh")) == 7
+
+
 @pytest.fixture
-def rolled_out(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """The page's two files, beside a copy of manifests/, and its configuration; afterwards the base again."""
-    shutil.copytree(installed.MANIFESTS, tmp_path / "manifests")
-    (tmp_path / "rollout").mkdir()
-    texts = [text for text in of_page("yaml") if text.startswith("# rollout/")]
-    for text in texts:
-        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
-    assert [path.name for path in sorted((tmp_path / "rollout").iterdir())] == ["config.yaml", "kustomization.yaml"]
-    rendered = cluster.kubectl("kustomize", str(tmp_path / "rollout")).stdout
-    yield yaml.safe_load(texts[0])
-    for namespace in ("team-a", "team-b"):
-        cluster.kubectl("delete", "secret", "pull-secret", "-n", namespace, "--ignore-not-found")
+def reader(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who follows the page; afterwards the base again."""
+    reader = Reader(cluster, tmp_path)
+    yield reader
+    for path in sorted(tmp_path.glob("*/kustomization.yaml")):
+        if path.parent.name != "manifests":
+            remove(cluster, cluster.kubectl("kustomize", str(path.parent)).stdout, manifests)
+    cluster.kubectl("delete", "secret", "crusoe-secrets", "-n", "pull-secret-updater", "--ignore-not-found")
+    for namespace in reader.names.values():
+        cluster.kubectl("delete", "secrets", "--all", "-n", namespace)
         cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
-    remove(cluster, rendered, manifests)
 
 
 def test_the_rollout_of_the_page_works_as_it_stands(
-    rolled_out: dict[str, Any], controller: Start, cluster: Cluster, observer: Observer, tmp_path: Path
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
 ) -> None:
-    tools = f"{Path(sys.executable).parent}:{Path(kubectl()).parent}"
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)}
-    filled = filled_for(rolled_out["targets"][0]["identity"])
-    first, second, opt_out = of_page("sh")
-
-    def run(block: str) -> None:
-        command = ["bash", "-euo", "pipefail", "-c", block]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-
-    run(first)
+    assert reader.write("rollout") == ["config.yaml", "kustomization.yaml"]
+    targets, (team_a, team_b, _) = reader.config("rollout")["targets"], reader.names.values()
+    filled = filled_for(targets[0]["identity"])
+    first, second = blocks("sh", "Roll it out")
+    (opt_out,) = blocks("sh", "Select namespaces")
+    reader.give(first)
     _wait_for_policies(cluster)
-    account = "/api/v1/namespaces/team-a/serviceaccounts"
+    account = f"/api/v1/namespaces/{team_a}/serviceaccounts"
     cluster.api.post(account, {"metadata": {"name": "default"}})
-    controller(config={"targets": rolled_out["targets"]})
-    observer.wait("team-a", filled, timeout=FILL_SECONDS)
+    controller(config={"targets": targets})
+    observer.wait(team_a, filled, timeout=FILL_SECONDS)
 
     def attached() -> bool:
         return {"name": "pull-secret"} in cluster.api.get(f"{account}/default").get("imagePullSecrets", [])
 
     eventually(attached, timeout=FILL_SECONDS, what="attached")
-    run(second)
-    observer.wait("team-b", filled, timeout=FILL_SECONDS)
-    run(opt_out)
-    eventually(lambda: not exists(cluster.api, "team-a"), timeout=FILL_SECONDS, what="removed")
+    assert team_a in reader.give(second)
+    observer.wait(team_b, filled, timeout=FILL_SECONDS)
+    reader.give(opt_out)
+    eventually(lambda: not exists(cluster.api, team_a), timeout=FILL_SECONDS, what="removed")
     assert not attached()
+
+
+@pytest.fixture
+def flux(cluster: Cluster) -> Iterator[None]:
+    """The API server knows Flux's ImageRepository."""
+    definition = json.dumps(image_repositories())
+    cluster.kubectl("apply", "-f", "-", input=definition)
+    cluster.kubectl("wait", "--for=condition=Established", "-f", "-", "--timeout=30s", input=definition)
+    yield
+    cluster.kubectl("delete", "-f", "-", "--wait=false", input=definition)
+
+
+@pytest.mark.usefixtures("flux")
+def test_a_tenant_of_flux_finds_the_secret_that_its_image_repository_names_and_a_sync_leaves_it(
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
+) -> None:
+    reader.write("rollout")
+    assert reader.write("tenant") == ["imagerepository.yaml", "namespace.yaml"]
+    installed.install(cluster, installed.render(reader.directory / "rollout", cluster=cluster))
+    _wait_for_policies(cluster)
+    targets, name = reader.config("rollout")["targets"], reader.names["team-a"]
+    controller(config={"targets": targets})
+    (by_hand,) = blocks("sh", FLUX)
+    assert "hello" in reader.give(by_hand)
+
+    path = f"/apis/image.toolkit.fluxcd.io/v1/namespaces/{name}/imagerepositories/hello"
+    spec = cluster.api.get(path)["spec"]
+    host = spec["image"].split("/")[0]
+    filled, named = filled_for(targets[0]["identity"], host), spec["secretRef"]["name"]
+    found = observer.wait(name, filled, name=named, timeout=FILL_SECONDS).secret
+    flux_applies = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
+    cluster.kubectl(*flux_applies, "-f", str(reader.directory / "tenant"))
+    assert cluster.api.get(f"/api/v1/namespaces/{name}/secrets/{named}") == found
+
+
+def test_a_rotator_for_listed_namespaces_is_replaced_as_the_page_says(
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
+) -> None:
+    assert reader.write("rotator") == ["config.yaml", "kustomization.yaml"]
+    config, (team_a, team_b, system) = reader.config("rotator"), reader.names.values()
+    keys = {"access_key": "AK-puller", "secret_key": secrets.token_urlsafe(32)}
+    for name in reader.names.values():
+        cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("apply", "-n", system, "-f", "-", input=ROTATOR % tuple(keys.values()))
+    old = ("crusoe-image-pull-secrets", "--docker-server=x.example", "--docker-username=x", "--docker-password=x")
+    for name in (team_a, team_b):
+        cluster.kubectl("create", "secret", "docker-registry", *old, "-n", name)
+    install, stop, clean_up = blocks("sh", ROTATORS)
+    reader.give(install)
+    _wait_for_targets_policy(cluster, team_a)
+
+    mounted = cluster.api.get("/api/v1/namespaces/pull-secret-updater/secrets/crusoe-secrets")["data"]
+    for key, value in mounted.items():  # as the kubelet mounts it at /var/run/crusoe
+        (reader.directory / key).write_bytes(base64.b64decode(value))
+    crusoe = Crusoe(time.time, **keys)
+    settings = config["providers"]["crusoe"]
+    host, alias = settings["registries"][0], settings["alias"]
+    files = {"accessKey": "CRUSOE_ACCESS_KEY", "secretKey": "CRUSOE_SECRET_KEY"}
+    settings |= {key: {"file": str(reader.directory / name)} for key, name in files.items()}
+
+    def holds_the_token(secret: Object) -> bool:
+        user, password = kubelet.credentials(secret).get(host, ("", ""))
+        return user == "puller@acme.example" and password in crusoe.minted
+
+    with Servers() as servers:
+        settings["apiUrl"] = f"{servers.serve(Wire(crusoe, clock=time.time))}/v1"
+        controller(config={key: config[key] for key in ("providers", "targets")})
+        for name in (team_a, team_b):
+            observer.wait(name, holds_the_token, timeout=FILL_SECONDS)
+        cluster.issued_tokens.extend(crusoe.minted)
+        assert [each.get("alias") for each in crusoe.wanted] == [alias], "one token, for both, that can be cleaned up"
+        assert reader.give(stop).count("Z20") == 1, "both say until when"
+        rotator = cluster.api.get(f"/apis/batch/v1/namespaces/{system}/cronjobs/crusoe-registry-token-rotator")
+        assert rotator["spec"]["suspend"] is True
+        reader.give(clean_up)
+        left = {each["metadata"]["name"] for each in cluster.api.items(f"/api/v1/namespaces/{team_a}/secrets")}
+        assert left == {"pull-secret"}
+        cluster.api.delete(f"/api/v1/namespaces/{team_b}/secrets/pull-secret")
+        eventually(lambda: exists(cluster.api, team_b), timeout=AT_ONCE_SECONDS, what="created where it is missing")
