@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import functools
 import json
 import secrets
 import shutil
@@ -28,6 +29,7 @@ from tests.e2e.support.strangers import EMPTY, MARK, Strangers, kinds
 from tests.e2e.support.tenancy import ROTATOR, Reader, blocks, image_repositories
 from tests.e2e.support.tenant import (
     AT_ONCE_SECONDS,
+    EVENT_SECONDS,
     FILL_SECONDS,
     PREFIX,
     TYPE,
@@ -318,6 +320,7 @@ def test_strangers_of_twelve_kinds_stay_as_they_are_and_once_they_go_the_secret_
             assert now["metadata"]["uid"] == strangers.before[kind]["metadata"]["uid"]
             assert filled_for(IDENTITY)(now)
         else:
+            eventually(functools.partial(strangers.told, kind), timeout=EVENT_SECONDS, what=f"{kind}: an Event")
             assert strangers.told(kind) == ["TargetConflict"], kind
     strangers.leave()
     for kind, name in strangers.names.items():
