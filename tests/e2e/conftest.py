@@ -7,6 +7,7 @@ One cluster and one controller serve the session; a test owns its namespaces and
 alone. See support/controllers.py for the order.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hack.localcluster import ControlPlane
 from testing.controller import ControllerProcess
@@ -100,6 +102,18 @@ def manifests(cluster: Cluster) -> Iterator[str]:
     yield rendered
     if not existed and cluster.audit_log is None:
         cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", input=rendered)
+
+
+@pytest.fixture(scope="module")
+def whole_cluster(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """manifests/ with the component scope-cluster, for Secrets of any name: of one name a namespace has only one."""
+    overlay = tmp_path_factory.mktemp("overlay").resolve()
+    base = os.path.relpath(installed.MANIFESTS, overlay)
+    content = {"resources": [base], "components": [str(Path(base, "components", "scope-cluster"))]}
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    installed.install(cluster, installed.render(overlay, cluster=cluster))
+    yield
+    installed.install(cluster, manifests)
 
 
 @pytest.fixture(scope="session")

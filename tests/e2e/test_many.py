@@ -6,16 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
-from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.kubelet import claims
 from tests.e2e.support.observer import Observer, Version
@@ -62,18 +59,6 @@ class Fleet:
     def latest(self) -> list[Version]:
         """What was last seen of each."""
         return [tenant.history(name)[-1] for tenant, name, _ in self.members]
-
-
-@pytest.fixture(scope="module")
-def whole_cluster(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """manifests/ with the component scope-cluster, since a namespace has only one Secret of one name."""
-    overlay = tmp_path_factory.mktemp("overlay").resolve()
-    base = os.path.relpath(installed.MANIFESTS, overlay)
-    content = {"resources": [base], "components": [str(Path(base, "components", "scope-cluster"))]}
-    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(content))
-    installed.install(cluster, installed.render(overlay, cluster=cluster))
-    yield
-    installed.install(cluster, manifests)
 
 
 @pytest.fixture

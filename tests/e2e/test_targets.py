@@ -2,15 +2,12 @@
 
 import base64
 import concurrent.futures
+import functools
 import json
-import os
-import re
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +15,21 @@ import pytest
 import yaml
 
 from controller.config import load
-from hack.localcluster import kubectl
 from testing.api import Api, ApiError
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
+from testing.crusoe import Crusoe
 from testing.exchange import Issuer
-from tests.e2e.support import installed
+from testing.wire import Servers, Wire
+from tests.e2e.support import installed, kubelet
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.observer import Observer
 from tests.e2e.support.requests import AuditLog
+from tests.e2e.support.strangers import EMPTY, MARK, Strangers, kinds
+from tests.e2e.support.tenancy import ROTATOR, Reader, blocks, image_repositories
 from tests.e2e.support.tenant import (
     AT_ONCE_SECONDS,
+    EVENT_SECONDS,
     FILL_SECONDS,
     PREFIX,
     TYPE,
@@ -39,11 +40,15 @@ from tests.e2e.support.tenant import (
 )
 
 IDENTITY = "ab" * 20
+SECOND = "ef" * 20
+"""Another one that the controller may use."""
 INSTALLATION = "pull-secret-updater.controller"
-MARK = PREFIX + "created-by"
 LABEL = "e2e-targets"
 CONTROLLER = ("pull-secret-updater", "controller")
-EMPTY = base64.b64encode(b"{}").decode()
+
+ROTATORS = "Instead of a rotator for listed namespaces"
+FLUX = "Flux image automation, a namespace per tenant"
+"""Sections of docs/tenancy.md."""
 
 Object = dict[str, Any]
 Start = Callable[..., ControllerProcess]
@@ -94,7 +99,7 @@ def components(cluster: Cluster, manifests: str, tmp_path_factory: pytest.TempPa
     shutil.copy(installed.MANIFESTS / "config.yaml", overlay)
     text = (overlay / "kustomization.yaml").read_text()
     assert text.count("IDENTITY") == 1
-    kustomization = yaml.safe_load(text.replace("IDENTITY", IDENTITY))
+    kustomization = yaml.safe_load(text.replace("IDENTITY", f'{IDENTITY}", "{SECOND}'))
     kustomization["components"].append("../manifests/components/tenant-proof")
     (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     rendered = installed.render(overlay, cluster=cluster)
@@ -112,18 +117,31 @@ def remove(cluster: Cluster, rendered: str, manifests: str) -> None:
     installed.install(cluster, manifests)
 
 
+UNMARKED: Object = {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}}
+
+
+def _wait_for_targets_policy(cluster: Cluster, namespace: str) -> None:
+    """Until that policy alone keeps the controller from a Secret without its mark."""
+    api = as_controller(cluster)
+
+    def guarded() -> bool:
+        cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
+        return "ValidatingAdmissionPolicy" in refusal(lambda: apply(api, namespace, "pull-secret", UNMARKED))
+
+    eventually(guarded, timeout=installed.POLICY_SECONDS, what="the policy is enforced")
+
+
 def _wait_for_policies(cluster: Cluster) -> None:
     """Until each of the further policies refuses what it forbids; a new one takes the API server a moment."""
     api, namespace = as_controller(cluster), f"e2e-{secrets.token_hex(5)}"
     cluster.api.post("/api/v1/namespaces", {"metadata": {"name": namespace}})
     cluster.api.post(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": "default"}})
     account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
-    unmarked = {"metadata": {"name": "pull-secret"}, "type": TYPE, "data": {".dockerconfigjson": EMPTY}}
 
     def guarded() -> bool:
         cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/pull-secret")
         refused = [
-            refusal(lambda: apply(api, namespace, "pull-secret", unmarked)),
+            refusal(lambda: apply(api, namespace, "pull-secret", UNMARKED)),
             refusal(lambda: api.patch(account, {"metadata": {"labels": {"probe": secrets.token_hex(4)}}})),
         ]
         return all("ValidatingAdmissionPolicy" in each for each in refused)
@@ -166,7 +184,8 @@ def running(
     components: None, namespaces: Namespaces, controller: Start, issuer: Issuer
 ) -> Callable[..., ControllerProcess]:
     """Starts a controller with one target, for this test's namespaces."""
-    issuer.behave(IDENTITY, Behaviour(lifetime_seconds=3600))
+    for identity in (IDENTITY, SECOND):
+        issuer.behave(identity, Behaviour(lifetime_seconds=3600))
 
     def start(**more: Any) -> ControllerProcess:
         return controller(config={"targets": [target(namespaces.label, **more)], "limits": _QUICK})
@@ -263,66 +282,198 @@ def test_a_label_typo_removes_nothing_until_it_is_confirmed(
     assert all(exists(cluster.api, name) for name in names[10:])
 
 
-def strangers() -> dict[str, Object]:
-    """What can be in the way, each as it is created."""
-    data: Object = {".dockerconfigjson": EMPTY}
-    full = {".dockerconfigjson": base64.b64encode(json.dumps({"auths": {"q.io": {"auth": "YTpi"}}}).encode()).decode()}
+@pytest.fixture
+def strangers(cluster: Cluster, namespaces: Namespaces) -> Iterator[Strangers]:
+    """Twelve, each in a namespace that isn't selected yet. None is there before it `arrive`s."""
+    names = {kind: namespaces.make(selected=False) for kind in kinds(IDENTITY)}
+    assert len(names) == 12
+    made = Strangers(cluster, names, identity=IDENTITY)
+    yield made
+    made.leave()
 
-    def secret(kind: str = TYPE, content: Object = data, /, **more: Any) -> Object:
-        inner = {key: more.pop(key) for key in tuple(more) if key != "immutable"}
-        return {"metadata": {"name": "pull-secret", **inner}, "type": kind, "data": content, **more}
 
-    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": "0" * 8}
-    return {
-        "opaque": secret("Opaque", {"password": "eA=="}),
-        "another type": secret("kubernetes.io/basic-auth", {"username": "eA==", "password": "eA=="}),
-        "a credential": secret(TYPE, full),
-        "empty": secret(),
-        "immutable": secret(immutable=True),
-        "of Helm": secret(labels={"app.kubernetes.io/managed-by": "Helm"}),
-        "owned": secret(ownerReferences=[owner]),
-        "with a finalizer": secret(finalizers=["example.com/kept"]),
-        "of another installation": secret(labels={MARK: "elsewhere.controller"}),
-        "with our annotation": secret(annotations={PREFIX + "target": "everyone"}),
-        "paused": secret(annotations={PREFIX + "identity": IDENTITY, PREFIX + "paused": "true"}),
-        "another key too": secret(TYPE, {**data, "other": "eA=="}),
-    }
+def wait_for_states(started: ControllerProcess, *, target: str = "everyone", **counts: int) -> None:
+    """Until a target has come to these states in so many namespaces."""
+
+    def has_come_to_them() -> bool:
+        metrics = started.metrics()
+        found = {state: metrics.value("target_namespaces", target=target, state=state) for state in counts}
+        return found == counts
+
+    eventually(has_come_to_them, timeout=20, what=f"{target}: {counts}")
 
 
 @pytest.mark.parametrize("existing", ["report", "adoptEmpty"])
 def test_strangers_of_twelve_kinds_stay_as_they_are_and_once_they_go_the_secret_is_made(
-    running: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, existing: str
+    running: Start, namespaces: Namespaces, observer: Observer, existing: str, strangers: Strangers
 ) -> None:
-    kinds = strangers()
-    assert len(kinds) == 12
-    names = {kind: namespaces.make(selected=False) for kind in kinds}
-    path = "/api/v1/namespaces/{}/secrets"
-    before = {kind: cluster.api.post(path.format(names[kind]), body) for kind, body in kinds.items()}
+    strangers.arrive()
     started = running(existing=existing)
-    for name in names.values():
+    for name in strangers.names.values():
         namespaces.select(name)
     taken = {"empty"} if existing == "adoptEmpty" else set()
-    eventually(
-        lambda: (
-            started.metrics().value("target_namespaces", target="everyone", state="conflict") == 12 - len(taken)
-            and started.metrics().value("target_namespaces", target="everyone", state="ready") == len(taken)
-        ),
-        timeout=20,
-        what="each is told from ours",
-    )
-    for kind, name in names.items():
-        now = cluster.api.get(f"{path.format(name)}/pull-secret")
+    wait_for_states(started, conflict=12 - len(taken), ready=len(taken))
+    assert strangers.changed(but=taken) == []
+    for kind in strangers.names:
         if kind in taken:
-            assert now["metadata"]["uid"] == before[kind]["metadata"]["uid"]
+            now = strangers.now(kind)
+            assert now["metadata"]["uid"] == strangers.before[kind]["metadata"]["uid"]
             assert filled_for(IDENTITY)(now)
-            continue
-        assert now == before[kind], kind
-        found = cluster.events(name, "pull-secret")
-        assert [event["reason"] for event in found] == ["TargetConflict"], kind
-    for kind, name in names.items():
-        cluster.api.patch(f"{path.format(name)}/pull-secret", {"metadata": {"finalizers": None}})
-        cluster.api.delete(f"{path.format(name)}/pull-secret")
-        wait_made_anew(observer, name, before[kind])
+        else:
+            eventually(functools.partial(strangers.told, kind), timeout=EVENT_SECONDS, what=f"{kind}: an Event")
+            assert strangers.told(kind) == ["TargetConflict"], kind
+    strangers.leave()
+    for kind, name in strangers.names.items():
+        wait_made_anew(observer, name, strangers.before[kind])
+
+
+@pytest.mark.parametrize("existing", ["report", "adoptEmpty"])
+def test_strangers_of_twelve_kinds_that_took_the_secrets_place_stay_as_they_are_when_the_target_changes(
+    running: Start, namespaces: Namespaces, observer: Observer, existing: str, strangers: Strangers
+) -> None:
+    ours = namespaces.make()
+    for name in strangers.names.values():
+        namespaces.select(name)
+    first = running(existing=existing)
+    for name in (ours, *strangers.names.values()):
+        wait_filled(observer, name)
+    first.stop()
+    strangers.arrive()
+    taken = {"empty"} if existing == "adoptEmpty" else set()
+    # What the target holds gets the new identity each time, so that the change has come to everyone.
+    for identity in (SECOND, IDENTITY):
+        started = running(existing=existing, identity=identity)
+        observer.wait(ours, filled_for(identity), timeout=FILL_SECONDS)
+        wait_for_states(started, conflict=12 - len(taken), ready=1 + len(taken))
+        assert strangers.changed(but=taken) == []
+        for kind in taken:
+            observer.wait(strangers.names[kind], filled_for(identity), timeout=FILL_SECONDS)
+
+
+@pytest.mark.parametrize("how", ["its namespace leaves", "its namespace opts out", "its target is removed"])
+def test_strangers_of_twelve_kinds_that_took_the_secrets_place_stay_as_they_are_when_it_would_be_removed(
+    running: Start, namespaces: Namespaces, cluster: Cluster, how: str, strangers: Strangers
+) -> None:
+    ours = namespaces.make()
+    everywhere = (ours, *strangers.names.values())
+    for name in strangers.names.values():
+        namespaces.select(name)
+    started = running()
+    wait_for_states(started, ready=13)
+    strangers.arrive()
+    wait_for_states(started, conflict=12, ready=1)
+    holder = "everyone"
+    match how:
+        case "its namespace leaves":
+            for name in everywhere:
+                namespaces.select(name, selected=False)
+        case "its namespace opts out":
+            for name in everywhere:
+                namespaces.patch(name, {"annotations": {PREFIX + "targets": "none"}})
+        case _:
+            started = running(name="another", namespaces=[{"selector": {"matchLabels": {LABEL: "nowhere"}}}])
+            holder = "(removed)"
+    eventually(lambda: not exists(cluster.api, ours), timeout=FILL_SECONDS, what="what is ours is removed")
+    wait_for_states(started, target=holder, ready=0, conflict=0, leaving=0)
+    assert strangers.changed() == []
+
+
+class Many:
+    """88 namespaces with a ServiceAccount each, where in 20 an empty Secret is in the way; and those of strangers."""
+
+    def __init__(self, cluster: Cluster, observer: Observer, namespaces: Namespaces, strangers: Strangers) -> None:
+        self._api = cluster.api
+        self._observer = observer
+        self._namespaces = namespaces
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            self.adopting = list(pool.map(lambda _: self._make(adopting=True), range(20)))
+            self.creating = list(pool.map(lambda _: self._make(adopting=False), range(68)))
+        strangers.arrive()
+        for name in strangers.names.values():
+            namespaces.select(name)
+        self.all = {*self.adopting, *self.creating, *strangers.names.values()}
+        self.served = {*self.adopting, *self.creating, strangers.names["empty"]}
+        """Where there is one of ours in the end."""
+
+    def _make(self, *, adopting: bool) -> str:
+        name = self._namespaces.make()
+        path = f"/api/v1/namespaces/{name}"
+        account = {"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "theirs"}]}
+        self._api.post(f"{path}/serviceaccounts", account)
+        if adopting:
+            self._api.post(f"{path}/secrets", kinds(IDENTITY)["empty"])
+        return name
+
+    def ours(self, like: Callable[[Object], bool] = lambda _: True) -> set[str]:
+        """The namespaces with a Secret of ours of that kind."""
+        latest = {name: versions[-1] for name in self.all if (versions := self._observer.history(name))}
+        return {
+            name
+            for name, version in latest.items()
+            if not version.deleted and version.secret["metadata"].get("labels", {}).get(MARK) == INSTALLATION
+            if like(version.secret)
+        }
+
+    def attached(self) -> set[str]:
+        """The namespaces whose ServiceAccount names the Secret; none may have lost, or have twice, what it names."""
+        paths = {name: f"/api/v1/namespaces/{name}/serviceaccounts/default" for name in self.adopting + self.creating}
+        pulls = {name: [each["name"] for each in self._api.get(paths[name])["imagePullSecrets"]] for name in paths}
+        assert {tuple(each) for each in pulls.values()} <= {("theirs",), ("theirs", "pull-secret")}
+        return {name for name, each in pulls.items() if "pull-secret" in each}
+
+
+def kill_at_each(start: Callable[[], ControllerProcess], moments: Iterable[int], seen: Callable[[], int]) -> None:
+    """For each moment start a controller, and kill it with SIGKILL once so much or more is seen of its work."""
+    caught = []
+    for moment in moments:
+        started = start()
+
+        def reached(moment: int = moment) -> bool:
+            return seen() >= moment
+
+        eventually(reached, timeout=FILL_SECONDS, what=f"{moment} are seen", pause=0.001)
+        started.kill()
+        caught.append(seen())
+    assert len(set(caught)) > 1, f"it was killed at its work, not after it: {caught}"
+
+
+@pytest.mark.usefixtures("running")  # the components, and an issuer that knows both identities
+def test_killed_again_and_again_at_its_work_it_leaves_one_valid_secret_in_each_namespace_and_none_after_removal(
+    controller: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster, strangers: Strangers
+) -> None:
+    many = Many(cluster, observer, namespaces, strangers)
+    limits = {"removal": {"grace": "1s", "most": 1000}}
+    selected = target(namespaces.label, existing="adoptEmpty", serviceAccounts=["default"])
+
+    def starts(*, ready: bool = False, **more: Any) -> Callable[[], ControllerProcess]:
+        config = {"targets": [{**selected, **more}], "limits": limits}
+        return lambda: controller(config=config, ready=ready)
+
+    def right(identity: str) -> bool:
+        return many.ours(filled_for(identity)) == many.served and len(many.attached()) == 88
+
+    # It creates, and adopts.
+    kill_at_each(starts(), (1, 15, 40, 70, 85), lambda: len(many.ours()))
+    starts(ready=True)()
+    eventually(lambda: right(IDENTITY), timeout=FILL_SECONDS, what="every namespace is served")
+    assert many.ours() == many.served
+    # It changes all that it has.
+    kill_at_each(starts(identity=SECOND), (1, 30, 60), lambda: len(many.ours(filled_for(SECOND))))
+    starts(ready=True, identity=SECOND)()
+    eventually(lambda: right(SECOND), timeout=FILL_SECONDS, what="every namespace has the new identity")
+    for name in many.served:
+        assert len({version.secret["metadata"]["uid"] for version in observer.history(name)}) == 1, "made once"
+    for name in many.creating:
+        assert all(token(version.secret) for version in observer.history(name)), "nobody ever saw one empty"
+    assert strangers.changed(but={"empty"}) == []
+    # It removes.
+    nothing = [{"names": ["*"]}]
+    kill_at_each(starts(exclude=nothing), (1, 30, 60, 85), lambda: len(many.served) - len(many.ours()))
+    starts(ready=True, exclude=nothing)()
+    eventually(lambda: not many.ours(), timeout=FILL_SECONDS, what="all of ours are removed")
+    assert not any(exists(cluster.api, name) for name in many.served)
+    assert many.attached() == set()
+    assert strangers.changed(but={"empty"}) == []
 
 
 def test_the_controllers_token_creates_and_deletes_nothing_but_marked_secrets_of_its_name(
@@ -563,66 +714,135 @@ def test_exact_names_need_only_a_role_per_namespace(
     assert started.metrics().value("target_namespaces", target="two", state="ready") == 2
 
 
-PAGE = (installed.ROOT / "docs" / "tenancy.md").read_text()
-
-
-def of_page(language: str) -> list[str]:
-    """The page's blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-
-
 def test_every_configuration_of_the_page_is_valid(tmp_path: Path) -> None:
     parts = ("limits:", "grants:")
-    found = [text for text in of_page("yaml") if "targets:" in text or text.startswith(parts)]
+    found = [text for text in blocks("yaml") if "targets:" in text or text.startswith(parts)]
     assert len(found) == 5
     for text in found:
         (tmp_path / "config.yaml").write_text(text)
         load(tmp_path / "config.yaml")
 
 
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    sections = ("Roll it out", "Select namespaces", ROTATORS, FLUX)
+    assert [len(blocks("sh", section)) for section in sections] == [2, 1, 3, 1]
+    assert len(blocks("sh")) == 7
+
+
 @pytest.fixture
-def rolled_out(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """The page's two files, beside a copy of manifests/, and its configuration; afterwards the base again."""
-    shutil.copytree(installed.MANIFESTS, tmp_path / "manifests")
-    (tmp_path / "rollout").mkdir()
-    texts = [text for text in of_page("yaml") if text.startswith("# rollout/")]
-    for text in texts:
-        (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
-    assert [path.name for path in sorted((tmp_path / "rollout").iterdir())] == ["config.yaml", "kustomization.yaml"]
-    rendered = cluster.kubectl("kustomize", str(tmp_path / "rollout")).stdout
-    yield yaml.safe_load(texts[0])
-    for namespace in ("team-a", "team-b"):
-        cluster.kubectl("delete", "secret", "pull-secret", "-n", namespace, "--ignore-not-found")
+def reader(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[Reader]:
+    """Somebody who follows the page; afterwards the base again."""
+    reader = Reader(cluster, tmp_path)
+    yield reader
+    for path in sorted(tmp_path.glob("*/kustomization.yaml")):
+        if path.parent.name != "manifests":
+            remove(cluster, cluster.kubectl("kustomize", str(path.parent)).stdout, manifests)
+    cluster.kubectl("delete", "secret", "crusoe-secrets", "-n", "pull-secret-updater", "--ignore-not-found")
+    for namespace in reader.names.values():
+        cluster.kubectl("delete", "secrets", "--all", "-n", namespace)
         cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=false")
-    remove(cluster, rendered, manifests)
 
 
 def test_the_rollout_of_the_page_works_as_it_stands(
-    rolled_out: dict[str, Any], controller: Start, cluster: Cluster, observer: Observer, tmp_path: Path
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
 ) -> None:
-    tools = f"{Path(sys.executable).parent}:{Path(kubectl()).parent}"
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(cluster.kubeconfig)}
-    filled = filled_for(rolled_out["targets"][0]["identity"])
-    first, second, opt_out = of_page("sh")
-
-    def run(block: str) -> None:
-        command = ["bash", "-euo", "pipefail", "-c", block]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-
-    run(first)
+    assert reader.write("rollout") == ["config.yaml", "kustomization.yaml"]
+    targets, (team_a, team_b, _) = reader.config("rollout")["targets"], reader.names.values()
+    filled = filled_for(targets[0]["identity"])
+    first, second = blocks("sh", "Roll it out")
+    (opt_out,) = blocks("sh", "Select namespaces")
+    reader.give(first)
     _wait_for_policies(cluster)
-    account = "/api/v1/namespaces/team-a/serviceaccounts"
+    account = f"/api/v1/namespaces/{team_a}/serviceaccounts"
     cluster.api.post(account, {"metadata": {"name": "default"}})
-    controller(config={"targets": rolled_out["targets"]})
-    observer.wait("team-a", filled, timeout=FILL_SECONDS)
+    controller(config={"targets": targets})
+    observer.wait(team_a, filled, timeout=FILL_SECONDS)
 
     def attached() -> bool:
         return {"name": "pull-secret"} in cluster.api.get(f"{account}/default").get("imagePullSecrets", [])
 
     eventually(attached, timeout=FILL_SECONDS, what="attached")
-    run(second)
-    observer.wait("team-b", filled, timeout=FILL_SECONDS)
-    run(opt_out)
-    eventually(lambda: not exists(cluster.api, "team-a"), timeout=FILL_SECONDS, what="removed")
+    assert team_a in reader.give(second)
+    observer.wait(team_b, filled, timeout=FILL_SECONDS)
+    reader.give(opt_out)
+    eventually(lambda: not exists(cluster.api, team_a), timeout=FILL_SECONDS, what="removed")
     assert not attached()
+
+
+@pytest.fixture
+def flux(cluster: Cluster) -> Iterator[None]:
+    """The API server knows Flux's ImageRepository."""
+    definition = json.dumps(image_repositories())
+    cluster.kubectl("apply", "-f", "-", input=definition)
+    cluster.kubectl("wait", "--for=condition=Established", "-f", "-", "--timeout=30s", input=definition)
+    yield
+    cluster.kubectl("delete", "-f", "-", "--wait=false", input=definition)
+
+
+@pytest.mark.usefixtures("flux")
+def test_a_tenant_of_flux_finds_the_secret_that_its_image_repository_names_and_a_sync_leaves_it(
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
+) -> None:
+    reader.write("rollout")
+    assert reader.write("tenant") == ["imagerepository.yaml", "namespace.yaml"]
+    installed.install(cluster, installed.render(reader.directory / "rollout", cluster=cluster))
+    _wait_for_policies(cluster)
+    targets, name = reader.config("rollout")["targets"], reader.names["team-a"]
+    controller(config={"targets": targets})
+    (by_hand,) = blocks("sh", FLUX)
+    assert "hello" in reader.give(by_hand)
+
+    path = f"/apis/image.toolkit.fluxcd.io/v1/namespaces/{name}/imagerepositories/hello"
+    spec = cluster.api.get(path)["spec"]
+    host = spec["image"].split("/")[0]
+    filled, named = filled_for(targets[0]["identity"], host), spec["secretRef"]["name"]
+    found = observer.wait(name, filled, name=named, timeout=FILL_SECONDS).secret
+    flux_applies = ("apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller")
+    cluster.kubectl(*flux_applies, "-f", str(reader.directory / "tenant"))
+    assert cluster.api.get(f"/api/v1/namespaces/{name}/secrets/{named}") == found
+
+
+def test_a_rotator_for_listed_namespaces_is_replaced_as_the_page_says(
+    reader: Reader, controller: Start, cluster: Cluster, observer: Observer
+) -> None:
+    assert reader.write("rotator") == ["config.yaml", "kustomization.yaml"]
+    config, (team_a, team_b, system) = reader.config("rotator"), reader.names.values()
+    keys = {"access_key": "AK-puller", "secret_key": secrets.token_urlsafe(32)}
+    for name in reader.names.values():
+        cluster.kubectl("create", "namespace", name)
+    cluster.kubectl("apply", "-n", system, "-f", "-", input=ROTATOR % tuple(keys.values()))
+    old = ("crusoe-image-pull-secrets", "--docker-server=x.example", "--docker-username=x", "--docker-password=x")
+    for name in (team_a, team_b):
+        cluster.kubectl("create", "secret", "docker-registry", *old, "-n", name)
+    install, stop, clean_up = blocks("sh", ROTATORS)
+    reader.give(install)
+    _wait_for_targets_policy(cluster, team_a)
+
+    mounted = cluster.api.get("/api/v1/namespaces/pull-secret-updater/secrets/crusoe-secrets")["data"]
+    for key, value in mounted.items():  # as the kubelet mounts it at /var/run/crusoe
+        (reader.directory / key).write_bytes(base64.b64decode(value))
+    crusoe = Crusoe(time.time, **keys)
+    settings = config["providers"]["crusoe"]
+    host, alias = settings["registries"][0], settings["alias"]
+    files = {"accessKey": "CRUSOE_ACCESS_KEY", "secretKey": "CRUSOE_SECRET_KEY"}
+    settings |= {key: {"file": str(reader.directory / name)} for key, name in files.items()}
+
+    def holds_the_token(secret: Object) -> bool:
+        user, password = kubelet.credentials(secret).get(host, ("", ""))
+        return user == "puller@acme.example" and password in crusoe.minted
+
+    with Servers() as servers:
+        settings["apiUrl"] = f"{servers.serve(Wire(crusoe, clock=time.time))}/v1"
+        controller(config={key: config[key] for key in ("providers", "targets")})
+        for name in (team_a, team_b):
+            observer.wait(name, holds_the_token, timeout=FILL_SECONDS)
+        cluster.issued_tokens.extend(crusoe.minted)
+        assert [each.get("alias") for each in crusoe.wanted] == [alias], "one token, for both, that can be cleaned up"
+        assert reader.give(stop).count("Z20") == 1, "both say until when"
+        rotator = cluster.api.get(f"/apis/batch/v1/namespaces/{system}/cronjobs/crusoe-registry-token-rotator")
+        assert rotator["spec"]["suspend"] is True
+        reader.give(clean_up)
+        left = {each["metadata"]["name"] for each in cluster.api.items(f"/api/v1/namespaces/{team_a}/secrets")}
+        assert left == {"pull-secret"}
+        cluster.api.delete(f"/api/v1/namespaces/{team_b}/secrets/pull-secret")
+        eventually(lambda: exists(cluster.api, team_b), timeout=AT_ONCE_SECONDS, what="created where it is missing")

@@ -32,12 +32,12 @@ def new_identity() -> str:
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], *, timeout: float, what: str) -> T:
-    """The first truthy answer, asked every 50 ms; for what can't be watched. Raises AssertionError."""
+def eventually(look: Callable[[], T], *, timeout: float, what: str, pause: float = 0.05) -> T:
+    """The first truthy answer, asked again after a pause; for what can't be watched. Raises AssertionError."""
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, f"{what}: not after {timeout} s"
-        time.sleep(0.05)
+        time.sleep(pause)
     return found
 
 
