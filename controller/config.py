@@ -52,7 +52,7 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     most: int = 10
     share: float = 0.2
-    """More at once than both of these, of a target's Secrets, and none is removed until `most` is raised."""
+    """More at once than `most`, and this share of a target's or more, and none is removed until `most` is raised."""
     grace: Seconds = Seconds(600)
     """Since labels flap."""
 

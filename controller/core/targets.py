@@ -8,7 +8,6 @@ Where two targets want the same Secret, the first by name has it.
 from __future__ import annotations
 
 import fnmatch
-import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,9 @@ ASKED = "serviceaccount/"
 
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
 
+
+_ROUNDED_DOWN = 1 - 1e-9
+"""A fifth of 55 is 11, and not a bit more."""
 
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _SERVICE_ACCOUNT = "system:serviceaccount:"
@@ -277,14 +279,17 @@ def is_removable(secret: ManagedSecret) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Brake:
-    """More Secrets of a target to remove at once than both of these allow are a mistake, until somebody confirms it."""
+    """More than `most` Secrets of a target to remove at once, and `share` of them or more, count as a mistake.
+
+    Until somebody confirms it.
+    """
 
     most: int = 10
     share: float = 0.2
 
     def holds(self, *, leaving: int, of: int) -> bool:
         """Whether `leaving` of the `of` Secrets that a target has made are too many."""
-        return leaving > self.most and leaving > math.floor(self.share * of)
+        return leaving > self.most and leaving >= self.share * of * _ROUNDED_DOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,16 @@ class Namespaces:
         self._names.append(name)
         return name
 
+    def many(self, count: int) -> list[str]:
+        """So many, several at once."""
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda _: self.make(), range(count)))
+
     def empty(self) -> None:
         """Delete the Secrets."""
-        for name in self._names:
-            self._api.delete(f"/api/v1/namespaces/{name}/secrets/pull-secret")
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            paths = (f"/api/v1/namespaces/{name}/secrets/pull-secret" for name in self._names)
+            list(pool.map(self._api.delete, paths))
 
     def patch(self, name: str, metadata: Object) -> None:
         """Change labels or annotations."""
@@ -260,26 +266,31 @@ def test_a_deleted_secret_comes_back_and_one_that_leaves_goes(
     assert exists(cluster.api, name)
 
 
-def test_a_label_typo_removes_nothing_until_it_is_confirmed(
+def test_a_label_typo_that_would_remove_100_of_500_removes_nothing_until_it_is_confirmed(
     running: Start, controller: Start, namespaces: Namespaces, observer: Observer, cluster: Cluster
 ) -> None:
-    names = [namespaces.make() for _ in range(30)]
-    started = running()
+    names, removal = namespaces.many(500), {"grace": "1s", "most": 10, "share": 0.2}
+    started = controller(config={"targets": [target(namespaces.label)], "limits": {"removal": removal}})
     for name in names:
-        wait_filled(observer, name)
-    for name in names[:10]:
+        wait_filled(observer, name, timeout=60)
+    typo, others = names[:100], names[100:]
+    for name in typo:
         namespaces.select(name, selected=False)
     eventually(
-        lambda: started.metrics().value("target_namespaces", target="everyone", state="held") == 10,
-        timeout=15,
+        lambda: started.metrics().value("target_namespaces", target="everyone", state="held") == 100,
+        timeout=60,
         what="the brake",
     )
-    assert all(exists(cluster.api, name) for name in names)
-    controller(
-        config={"targets": [target(namespaces.label)], "limits": {"removal": {"grace": "1s", "most": 10}}},
-    )
-    eventually(lambda: not any(exists(cluster.api, name) for name in names[:10]), timeout=20, what="they are removed")
-    assert all(exists(cluster.api, name) for name in names[10:])
+    assert held(cluster, names) == set(names)
+    assert "too many Secrets of a target would be removed at once" in started.log()
+    controller(config={"targets": [target(namespaces.label)], "limits": {"removal": {**removal, "most": 100}}})
+    eventually(lambda: held(cluster, names) == set(others), timeout=60, what="they are removed, and no other")
+
+
+def held(cluster: Cluster, names: list[str]) -> set[str]:
+    """Which of these namespaces have a Secret of ours."""
+    path = f"/api/v1/secrets?labelSelector={MARK}%3D{INSTALLATION}"
+    return {each["metadata"]["namespace"] for each in cluster.api.items(path)} & set(names)
 
 
 @pytest.fixture

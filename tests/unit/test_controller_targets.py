@@ -422,16 +422,16 @@ async def test_the_brake_holds_back_100_of_500_and_a_higher_limit_confirms_them(
         engine.api.put_namespace(name, labels=IN)
     async with engine.running():
         await asyncio.sleep(5)
-        for name in names[:101]:
+        for name in names[:100]:
             engine.api.put_namespace(name)
         await asyncio.sleep(3600)
         assert len(places(engine)) == 500
-        assert state(engine, "held") == 101
+        assert state(engine, "held") == 100
         assert len(engine.logged_with("too many Secrets of a target")) == 1
-    engine.config = engine.with_removal(Removal(most=101))
+    engine.config = engine.with_removal(Removal(most=100))
     async with engine.running():
         await asyncio.sleep(700)
-        assert places(engine) == names[101:]
+        assert places(engine) == names[100:]
 
 
 async def test_a_target_that_is_gone_from_the_configuration_loses_its_secrets(make: Make, clock: Clock) -> None:
