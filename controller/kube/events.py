@@ -1,10 +1,10 @@
 """Kubernetes Events: written once, counted after that, and never in the way of a refresh.
 
 `record` only queues; `run` sends. The same words about the same Secret are one Event with a count, written at most once
-a minute. Whatever happens to however many Secrets, 50 Events are written at once and then one a second, warnings before
-news. While news has to wait, a namespace's news of one kind is one Event that says how many more there are, and after a
-minute it is dropped. Memory is bounded, and what is left out is counted. An Event that the API server refuses is logged
-and dropped.
+a minute. Whatever happens to however many Secrets, 50 Events are written at once and then one a second: warnings before
+news, and namespaces in turn, so that nobody waits for another's thousands. While news has to wait, a namespace's news
+of one kind is one Event that says how many more there are, and after a minute it is dropped. Memory is bounded, and
+what is left out is counted. An Event that the API server refuses is logged and dropped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import hashlib
-import heapq
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -27,6 +25,7 @@ from controller.core.model import ManagedSecret, Ref
 from controller.core.targets import Account, Stranger
 from controller.kube.client import KubeClient
 from controller.kube.errors import ApiError, Conflict, NotFound
+from controller.kube.turns import Turns
 
 Kind = Literal["Normal", "Warning"]
 Result = Literal["written", "merged", "dropped", "failed"]
@@ -72,7 +71,7 @@ class _Series:
     count: int = 0
     created: bool = False
     due: bool = False
-    """It is in the heap, and only once."""
+    """It waits, and only once."""
     since: float = 0.0
     """Loop time at which it became due."""
     not_before: float = 0.0
@@ -81,8 +80,7 @@ class _Series:
     """Further Secrets of the namespace with the same news, since the last write."""
 
 
-_Heap: TypeAlias = list[tuple[float, int, _Key, _Series]]
-"""(earliest write in loop time, order, key, series)."""
+_Waiting: TypeAlias = Turns[tuple[_Key, _Series]]
 
 
 class EventRecorder:
@@ -101,11 +99,10 @@ class EventRecorder:
         self._count = count
         self._log = log
         self._series: cachetools.LRUCache[_Key, _Series] = cachetools.LRUCache(REMEMBERED)
-        self._heaps: dict[Kind, _Heap] = {"Warning": [], "Normal": []}
-        """What waits, earliest first; the more urgent kind first, each at most REMEMBERED."""
+        self._waiting: dict[Kind, _Waiting] = {"Warning": Turns(REMEMBERED), "Normal": Turns(REMEMBERED)}
+        """The more urgent kind first."""
         self._waiting_news: dict[tuple[str, str], _Series] = {}
         """By namespace and reason: the news that waits, and that others of its kind are counted with."""
-        self._order = itertools.count()
         self._added = asyncio.Event()
         self._sending = asyncio.Lock()
         self._tokens = _Bucket()
@@ -135,7 +132,7 @@ class EventRecorder:
 
     def _merges(self, series: _Series, reason: str) -> bool:
         """Whether it is counted with other news of its namespace that waits already."""
-        if series.kind == "Warning" or sum(map(len, self._heaps.values())) < self._tokens.left(_loop_time()):
+        if series.kind == "Warning" or sum(map(len, self._waiting.values())) < self._tokens.left(_loop_time()):
             return False
         waiting = self._waiting_news.get((series.ref.namespace, reason))
         if waiting is None:
@@ -145,12 +142,11 @@ class EventRecorder:
         return True
 
     def _queue(self, key: _Key, series: _Series) -> None:
-        heap = self._heaps[series.kind]
-        if len(heap) >= REMEMBERED:
+        waiting = self._waiting[series.kind]
+        if not waiting.push(series.ref.namespace, (key, series), not_before=series.not_before):
             self._count("dropped")
             return
         series.due, series.since = True, max(series.not_before, _loop_time())
-        heapq.heappush(heap, (series.not_before, next(self._order), key, series))
         if series.kind == "Normal":
             self._waiting_news[series.ref.namespace, key.reason] = series
         self._added.set()
@@ -159,7 +155,7 @@ class EventRecorder:
         """Send queued Events, until cancelled."""
         while True:
             self._added.clear()
-            first = min((heap[0][0] for heap in self._heaps.values() if heap), default=None)
+            first = min((at for each in self._waiting.values() if (at := each.first_at()) is not None), default=None)
             if first is None:
                 await self._added.wait()
             elif (seconds := first - _loop_time()) > 0:
@@ -171,16 +167,17 @@ class EventRecorder:
         """Send the Events that may be sent now, for at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
-                while self._due_heap():
+                while any(self._is_due(each) for each in self._waiting.values()):
                     await self._send_first()
                 async with self._sending:  # what run() is writing just now
                     pass
         except TimeoutError:
-            self._log.info("not all Events were written in time", left=sum(map(len, self._heaps.values())))
+            self._log.info("not all Events were written in time", left=sum(map(len, self._waiting.values())))
 
-    def _due_heap(self) -> _Heap | None:
-        now = _loop_time()
-        return next((heap for heap in self._heaps.values() if heap and heap[0][0] <= now), None)
+    @staticmethod
+    def _is_due(waiting: _Waiting) -> bool:
+        at = waiting.first_at()
+        return at is not None and at <= _loop_time()
 
     async def _added_within(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -190,10 +187,11 @@ class EventRecorder:
     async def _send_first(self) -> None:
         async with self._sending:
             await asyncio.sleep(self._tokens.wait_seconds(_loop_time()))
-            heap = self._due_heap()  # which may be another by now, or none: run and flush both come here
-            if heap is None:
+            now = _loop_time()
+            taken = next((item for each in self._waiting.values() if (item := each.take(now)) is not None), None)
+            if taken is None:  # run and flush both come here
                 return
-            _, _, key, series = heapq.heappop(heap)
+            key, series = taken
             series.due = False
             self._waiting_news.pop((series.ref.namespace, key.reason), None)
             if series.kind == "Normal" and _loop_time() - series.since > NEWS_SECONDS:

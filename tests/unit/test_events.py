@@ -134,7 +134,21 @@ async def test_a_flood_of_warnings_is_50_events_at_once_and_then_one_a_second(
         await asyncio.sleep(840)
         assert len(api.events) == 50 + 900
     assert [event["involvedObject"]["name"] for event in api.events] == [f"secret-{number}" for number in range(950)]
-    assert counts == {"written": 950, "dropped": 10_000 - 4096}
+    assert counts == {"written": 950, "dropped": 10_000 - 1024}
+
+
+async def test_a_namespace_with_thousands_of_warnings_takes_turns_with_the_others(
+    api: FakeApi, recorder: EventRecorder, secret: ManagedSecret
+) -> None:
+    async with sending(recorder):
+        for number in range(10_000):
+            warn(recorder, another(secret, number), "the identity is refused")
+        await asyncio.sleep(10)
+        for number in range(3):
+            warn(recorder, another(secret, number, f"team-{number}"), "the issuer is down")
+        await asyncio.sleep(4.5)
+    found = [event["metadata"]["namespace"] for event in api.events[60:]]
+    assert sorted(found) == ["team-0", "team-1", "team-2", "team-a"]
 
 
 async def test_ten_thousand_fills_of_one_namespace_are_a_handful_of_events_that_count_the_others(
@@ -204,20 +218,21 @@ async def test_news_that_is_counted_with_others_is_news_of_its_own_the_next_time
 
 
 async def test_memory_is_bounded(recorder: EventRecorder, secret: ManagedSecret, counts: Counter[Result]) -> None:
-    """Nothing is sent here: what comes after the first 4096 is dropped."""
+    """Nothing is sent here: what comes after the first 4096, or 1024 of one namespace, is dropped."""
     for number in range(10_000):
         warn(recorder, secret, f"message {number}")
         say(recorder, another(secret, number, f"team-{number}"))
-    assert len(recorder._heaps["Warning"]) == len(recorder._heaps["Normal"]) == 4096
+    assert len(recorder._waiting["Warning"]) == 1024
+    assert len(recorder._waiting["Normal"]) == 4096
     assert len(recorder._waiting_news) <= 4096
     assert len(recorder._series) <= 4096
-    assert counts == {"dropped": 2 * (10_000 - 4096)}
+    assert counts == {"dropped": 10_000 - 1024 + 10_000 - 4096}
 
 
 async def test_the_same_words_take_one_place(recorder: EventRecorder, secret: ManagedSecret) -> None:
     for _ in range(100):
         say(recorder, secret)
-    assert len(recorder._heaps["Normal"]) == 1
+    assert len(recorder._waiting["Normal"]) == 1
 
 
 async def test_an_event_that_the_server_forgot_is_created_again(
