@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from testing.api import Api, ApiError
+from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import eventually
 
@@ -511,9 +512,30 @@ def test_a_secret_of_the_wrong_type_is_refused_and_the_message_says_what_to_do(
     assert "create it again with --type=kubernetes.io/dockerconfigjson" in refused.stderr
 
 
+def of_security_page() -> list[str]:
+    """The page's blocks of YAML."""
+    return re.findall(r"```yaml\n(.*?)```", SECURITY.read_text(), flags=re.DOTALL)
+
+
+def test_the_patch_of_the_security_page_sets_the_audiences_of_tenants_proof(cluster: Cluster, tmp_path: Path) -> None:
+    (patch,) = (yaml.safe_load(block) for block in of_security_page() if block.startswith("patches:"))
+    overlay = installed.overlay(tmp_path, "tenant-proof")
+    kustomization = yaml.safe_load((overlay / "kustomization.yaml").read_text())
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization | patch))
+    rendered = yaml.safe_load_all(installed.render(overlay, cluster=cluster))
+    (policy,) = (
+        each
+        for each in rendered
+        if each["kind"] == "ValidatingAdmissionPolicy" and each["metadata"]["name"].endswith("tenant-proof")
+    )
+    assert policy["spec"]["variables"][0]["expression"] == "['issuer.enforce.dev', 'sts.amazonaws.com']"
+
+
 def test_the_role_and_the_checks_of_the_security_page_do_what_it_says(cluster: Cluster, namespace: str) -> None:
     page = SECURITY.read_text()
-    for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL):
+    for block in of_security_page():
+        if block.startswith("patches:"):
+            continue
         create = ("create", "--dry-run=server", "--filename=-")
         cluster.kubectl(*create, input=block.replace("namespace: team-a", f"namespace: {namespace}"))
         role = next(yaml.safe_load_all(block))
