@@ -109,7 +109,12 @@ async def run(config: Config, *, kubeconfig: Path | None, metrics_address: Addre
         except OSError as error:
             raise StartError(f"can't listen on {metrics_address}: {error.strerror}") from error
         guard = Guard(
-            client, policies=policies, required=config.require_policies, report=metrics.policy_installed, log=log
+            client,
+            policies=policies,
+            prefix=config.policy_prefix,
+            required=config.require_policies,
+            report=metrics.policy_installed,
+            log=log,
         )
         await guard.start(stopping)
         if not stopping.is_set():

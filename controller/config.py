@@ -121,6 +121,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Watched in scope `namespaces`."""
     require_policies: bool = False
     """Don't start where the admission policies are missing."""
+    policy_prefix: str = "pull-secret-updater"
+    """How the names of the admission policies begin in this cluster: with several installations, each has its own."""
     per_secret_metrics: bool = False
     """One series per Secret more; off, because it grows with them."""
     providers: Mapping[str, ProviderSettings] = {}
@@ -314,6 +316,8 @@ def _config_problems(config: Config, values: Mapping[str, Any], wrong: Collectio
     for (one, a), (other, b) in itertools.combinations(config.providers.items(), 2):
         if a.default and b.default and accept_the_same(a.type, b.type):
             yield f"providers.{other}.default: {one} is the default for the same identities already; remove one"
+    if not DNS_NAME.fullmatch(config.policy_prefix):
+        yield f"policyPrefix: {shown(config.policy_prefix)} is not a valid Kubernetes name"
     yield from _limits_problems(config.limits)
     yield from _grants_problems(config.grants)
     asking = config.service_accounts.names

@@ -21,6 +21,7 @@ import yaml
 from controller.kube.client import KubeClient
 from controller.kube.errors import Forbidden, NotFound
 
+PREFIX = "pull-secret-updater"
 USE_IDENTITY = "pull-secret-updater-use-identity"
 OWN_WRITES = "pull-secret-updater-own-writes"
 OTHER_NAME = "pull-secret-updater-other-name"
@@ -57,19 +58,20 @@ class _Object(msgspec.Struct, frozen=True):
 
 
 async def policy_problems(
-    client: KubeClient, *, user: str, policies: Sequence[str] = POLICIES
+    client: KubeClient, *, user: str, policies: Sequence[str] = POLICIES, prefix: str = PREFIX
 ) -> dict[str, str | None]:
     """For each policy why it doesn't guard this cluster from `user`, our own name; None if it does.
 
-    Says what heals it, too. Raises ApiError.
+    In the cluster their names begin with `prefix`. Says what heals it, too. Raises ApiError.
     """
-    return {name: await _problem(client, name, user, targets=TARGETS in policies) for name in policies}
+    return {name: await _problem(client, name, user, policies, prefix) for name in policies}
 
 
-async def _problem(client: KubeClient, name: str, user: str, *, targets: bool) -> str | None:
+async def _problem(client: KubeClient, name: str, user: str, policies: Sequence[str], prefix: str) -> str | None:
+    there, targets = prefix + name.removeprefix(PREFIX), TARGETS in policies
     for what, resource in _RESOURCES.items():
         try:
-            body = await client.get_object(f"{_GROUP}/{resource}/{name}")
+            body = await client.get_object(f"{_GROUP}/{resource}/{there}")
             found = msgspec.json.decode(body, type=_Object).spec
         except NotFound:
             return f"the {what} is missing; {_applying(name)} creates it"
@@ -80,6 +82,8 @@ async def _problem(client: KubeClient, name: str, user: str, *, targets: bool) -
         wanted = _wanted(name, what, user=user, targets=targets)
         if (name, what) == (TENANT_PROOF, "policy"):
             _take_audiences(wanted, found)
+        if what == "binding":
+            wanted["policyName"] = there
         place = _difference(wanted, found, "spec")
         if place is not None:
             return (
@@ -117,7 +121,7 @@ def _take_audiences(wanted: _Spec, found: _Spec) -> None:
 @functools.cache
 def _built_with(name: str) -> dict[str, _Spec]:
     """The specs of a policy and its binding, as the API server shows them once they are installed."""
-    short = name.removeprefix("pull-secret-updater-")
+    short = name.removeprefix(f"{PREFIX}-")
     directory = resources.files("controller.kube") / "policies"
     file = (directory if name in POLICIES else directory / _COMPONENTS[name]) / f"{short}.yaml"
     objects = [msgspec.convert(each, _Object) for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))]

@@ -14,7 +14,7 @@ from typing import NoReturn
 from structlog.typing import FilteringBoundLogger
 
 from controller.core.schedule import RETRY_AFTER_CAP_SECONDS
-from controller.kube.admission import POLICIES, policy_problems
+from controller.kube.admission import POLICIES, PREFIX, policy_problems
 from controller.kube.client import KubeClient
 from controller.kube.errors import ApiError, StartError, Unauthorized, Unavailable
 
@@ -33,12 +33,14 @@ class Guard:
         client: KubeClient,
         *,
         policies: Sequence[str] = POLICIES,
+        prefix: str = PREFIX,
         required: bool,
         report: Callable[[str, bool], None],
         log: FilteringBoundLogger,
     ) -> None:
         self._client = client
         self._policies = policies
+        self._prefix = prefix
         self._required = required
         self._report = report
         self._log = log
@@ -94,7 +96,7 @@ class Guard:
         """Raises Unavailable: not knowing is not the same as not installed."""
         try:
             self.user = await self._client.who_am_i()
-            return await policy_problems(self._client, user=self.user, policies=self._policies)
+            return await policy_problems(self._client, user=self.user, policies=self._policies, prefix=self._prefix)
         except Unavailable:
             raise
         except Unauthorized as error:

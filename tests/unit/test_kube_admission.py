@@ -215,3 +215,19 @@ async def test_a_policy_of_tenants_proof_without_its_variables_guards_nothing(ap
     policy_spec(api, TENANT_PROOF)["variables"] = variables
     found = await policy_problems(api.client(), user=api.user, policies=[TENANT_PROOF])
     assert "differs in spec.variables" in (found[TENANT_PROOF] or "")
+
+
+async def test_another_installation_has_policies_of_its_own_under_other_names(api: FakeApi) -> None:
+    found = await policy_problems(api.client(), user=api.user, prefix="platform-psu")
+    assert all("is missing" in (problem or "") for problem in found.values())
+    for policy in POLICIES:
+        for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+            theirs = api.objects.pop(path(kind, policy))
+            if kind.endswith("Binding"):
+                theirs["spec"]["policyName"] = policy.replace("pull-secret-updater", "platform-psu")
+            api.objects[path(kind, policy.replace("pull-secret-updater", "platform-psu"))] = theirs
+    found = await policy_problems(api.client(), user=api.user, prefix="platform-psu")
+    assert found == dict.fromkeys(POLICIES)
+    binding_spec(api, "platform-psu-own-writes")["policyName"] = OWN_WRITES
+    found = await policy_problems(api.client(), user=api.user, prefix="platform-psu")
+    assert "differs in spec.policyName" in (found[OWN_WRITES] or "")
