@@ -1,0 +1,526 @@
+"""The Helm chart: it is manifests/ under other names, with the rights that its configuration needs and no other."""
+
+import copy
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.config import load
+from hack.chart import CHART, HelmError, helm
+from hack.chart.helm import KUBE_VERSION
+from hack.chart.schema import FILE, schema
+from testing.behaviour import Behaviour
+from testing.controller import ControllerProcess
+from testing.exchange import Issuer
+from tests.e2e.support import installed
+from tests.e2e.support.cluster import Cluster
+from tests.e2e.support.tenant import Tenant, eventually, token
+
+Object = dict[str, Any]
+EXAMPLES = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").iterdir())}
+NAMESPACE = "pull-secret-updater"
+IDENTITY = "720909c9f5279097d847ad02a2f24ba8f59de36a/a033a6fabe0bfa0d"
+
+
+def render(values: Path | Object, *, tmp_path: Path, release: str = "psu", namespace: str = NAMESPACE) -> list[Object]:
+    """What Helm would install. Raises HelmError."""
+    file = values
+    if isinstance(values, dict):
+        file = tmp_path / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+    text = helm("template", release, CHART, "-n", namespace, "-f", str(file), "--kube-version", KUBE_VERSION)
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def example(name: str) -> Object:
+    """The values of an example."""
+    found: Object = yaml.safe_load(EXAMPLES[name].read_text())
+    return found
+
+
+def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
+    return [each for each in objects if each["kind"] in kinds]
+
+
+# --- what a user writes ---
+
+
+def test_there_are_25_examples() -> None:
+    assert len(EXAMPLES) == 25
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_passes_lint_is_a_valid_configuration_and_renders_to_the_same_bytes_twice(
+    name: str, tmp_path: Path
+) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART, "-f", EXAMPLES[name], "--kube-version", KUBE_VERSION)
+    once, again = (
+        helm("template", "psu", CHART, "-n", NAMESPACE, "-f", EXAMPLES[name], "--kube-version", KUBE_VERSION)
+        for _ in range(2)
+    )
+    assert once == again
+    for config in of_kind(list(filter(None, yaml.safe_load_all(once))), "ConfigMap"):
+        if "config.yaml" in config["data"]:
+            (tmp_path / "config.yaml").write_text(config["data"]["config.yaml"])
+            load(tmp_path / "config.yaml")
+
+
+def test_the_schema_is_the_one_that_the_controllers_types_give() -> None:
+    assert json.loads(FILE.read_text()) == schema(), "python -m hack.chart.schema writes it anew"
+
+
+def test_a_package_is_small_and_holds_no_example(tmp_path: Path) -> None:
+    helm("package", CHART, "-d", tmp_path)
+    (package,) = tmp_path.iterdir()
+    assert package.stat().st_size < 60 * 1024
+    names = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout
+    assert "pull-secret-updater/policies/own-writes.yaml" in names
+    assert "/ci/" not in names
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value of values.yaml that isn't a mapping with something in it."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+VALUES: Object = yaml.safe_load((CHART / "values.yaml").read_text())
+LEAVES = {".".join(path): value for path, value in leaves(VALUES)}
+
+SENTINELS: Object = {
+    "config": {"providers": {"x": {"type": "quay", "registries": ["quay.io"]}}},
+    "image.tag": "9.9.9",
+    "image.digest": f"sha256:{'ab' * 32}",
+    "image.pullPolicy": "Never",
+    "podDisruptionBudget.maxUnavailable": 2,
+    "credentials": [{"provider": "chainguard", "existingSecret": "keys", "keys": {"a": "caFile"}}],
+    "policies.audiences": ["sentinel"],
+    "networkPolicy.egress.ports": [9999],
+    "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sentinel"}}],
+    "extraArgs": ["--sentinel"],
+    "caBundle.key": "sentinel.crt",
+    "resources.requests.cpu": "77m",
+    "resources.requests.memory": "77Mi",
+    "resources.limits.memory": "777Mi",
+    "nodeSelector.kubernetes.io/os": "sentinel",
+    "iAccept": "unguarded",
+}
+AROUND: Object = {
+    "policies.audiences": {"config": {"serviceAccounts": {"enabled": True}}},
+    "networkPolicy.ingress.from": {"networkPolicy": {"ingress": {"enabled": True}}},
+    "networkPolicy.egress.ports": {"networkPolicy": {"egress": {"enabled": True}}},
+    "networkPolicy.egress.extra": {"networkPolicy": {"egress": {"enabled": True}}},
+    "caBundle.key": {"caBundle": {"configMap": "corp"}},
+    "rbac.create": {},
+    **{
+        f"metrics.{kind}.{key}": {"metrics": {kind: {"enabled": True}}}
+        for kind in ("serviceMonitor", "podMonitor")
+        for key in ("labels", "annotations", "namespace")
+    },
+    "iAccept": {"config": {"scope": "cluster"}, "policies": {"enabled": False}},
+}
+"""What has to be set too, for a value to mean something."""
+
+
+def merged(one: Object, other: Object) -> Object:
+    """A copy of the first with the second over it."""
+    result = copy.deepcopy(one)
+    for key, value in other.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def at(path: str, value: Any) -> Object:
+    """Values with one set; of the keys only the last may have a dot."""
+    keys = path.split(".", path.count(".")) if "kubernetes.io" not in path else ["nodeSelector", "kubernetes.io/os"]
+    for key in reversed(keys):
+        value = {key: value}
+    found: Object = value
+    return found
+
+
+def sentinel(path: str) -> Any:
+    """Another value of the same type."""
+    if path in SENTINELS:
+        return SENTINELS[path]
+    match LEAVES[path]:
+        case bool(value):
+            return not value
+        case int(value):
+            return value + 1
+        case str():
+            return "sentinel"
+        case list():
+            return [{"sentinel": "yes"}]
+        case _:
+            return {"sentinel": "yes"}
+
+
+def test_the_chart_has_at_most_75_values() -> None:
+    assert len(LEAVES) <= 75
+
+
+@pytest.mark.parametrize("path", [path for path in LEAVES if path != "global"])
+def test_every_value_does_something(path: str, tmp_path: Path) -> None:
+    around = merged(example("chainguard"), AROUND.get(path, {}))
+    if path == "iAccept":
+        with pytest.raises(HelmError, match="iAccept=unguarded"):
+            render(around, tmp_path=tmp_path)
+        assert render(merged(around, at(path, "unguarded")), tmp_path=tmp_path)
+        return
+    before = render(around, tmp_path=tmp_path)
+    assert render(merged(around, at(path, sentinel(path))), tmp_path=tmp_path) != before
+
+
+def test_every_value_that_a_template_reads_is_in_values_yaml() -> None:
+    texts = "".join(file.read_text() for file in (CHART / "templates").iterdir())
+    read = {match.split(".")[0] for match in re.findall(r"\.Values\.([A-Za-z.]+)", texts)}
+    assert read <= VALUES.keys()
+    assert VALUES.keys() - read - {"global"} == {
+        *("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "dnsConfig", "hostAliases")
+    }, "read by their names in a loop"
+
+
+def wrong(value: Any) -> list[Any]:
+    """Values of other types."""
+    others = ["text", 7, True, ["x", 1], {"unknown": {"x": [1]}}]
+    return [each for each in others if type(each) is not type(value)]
+
+
+OPEN = ("config", "global", "resources")
+"""What has tests of its own, or is Kubernetes' business."""
+
+WRONG = [(path, other) for path, value in LEAVES.items() if path.split(".")[0] not in OPEN for other in wrong(value)]
+
+
+def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> None:
+    """All in one call: each wrong value has its own line."""
+    assert len(WRONG) >= 100
+    for number in range(4):
+        values = example("chainguard")
+        tried = []
+        for path in dict.fromkeys(path for path, _ in WRONG):
+            if len(others := [other for each, other in WRONG if each == path]) > number:
+                values = merged(values, at(path, others[number]))
+                tried.append(path)
+        with pytest.raises(HelmError) as caught:
+            render(values, tmp_path=tmp_path)
+        told = str(caught.value)
+        places = {match.replace("~1", "/").replace("/", ".") for match in re.findall(r"at '/([^']*)'", told)}
+        may_be = ["podDisruptionBudget.maxUnavailable"]
+        missing = [path for path in tried if not any(place.startswith(path.replace("/", ".")) for place in places)]
+        assert [path for path in missing if path not in may_be] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"secretNams": ["a"]}, "additional properties 'secretNams' not allowed"),
+        ({"refresh": {"maxLifetime": 12}}, "/config/refresh/maxLifetime"),
+        ({"providers": {"x": {"type": "ecr", "tokenFile": "/t", "lifetme": 1}}}, "'lifetme' not allowed"),
+        ({"providers": {"x": {"type": "nothing"}}}, "/config/providers/x/type"),
+        ({"targets": [{"name": "a"}]}, "missing propert"),
+        ({"grants": {"check": "never"}}, "/config/grants/check"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_before_anything_is_installed(
+    config: Object, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HelmError, match=told):
+        render(merged(example("chainguard"), {"config": config}), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"config": {"providers": {}}}, "config.providers is empty.*configure a provider"),
+        (
+            {"credentials": [{"provider": "other", "existingSecret": "x", "keys": {"a": "b"}}]},
+            "there is no provider other.*chainguard.*correct the name",
+        ),
+        ({"image": {"tag": "latest"}}, "image.tag is latest.*set a version"),
+        ({"config": {"scope": "cluster"}, "policies": {"enabled": False}}, "lets anyone.*policies.enabled=true"),
+        ({"config": {"scope": "namespaces"}}, "config.namespaces is empty: name at least one"),
+        ({"fullnameOverride": "x" * 40, "config": {"serviceAccounts": {"enabled": True}}}, "set fullnameOverride"),
+    ],
+)
+def test_what_cant_work_is_refused_with_the_cure(values: Object, told: str, tmp_path: Path) -> None:
+    base = {} if "providers" in values.get("config", {}) else example("chainguard")
+    with pytest.raises(HelmError, match=told):
+        render(merged(base, values), tmp_path=tmp_path, namespace="n" * 30)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_notes_are_short_and_say_what_can_be_read(cluster: Cluster, name: str) -> None:
+    on_it = ("--kubeconfig", cluster.kubeconfig, "--disable-openapi-validation")
+    shown = helm("install", "psu", CHART, "--dry-run=client", "-n", NAMESPACE, "-f", EXAMPLES[name], *on_it)
+    notes = shown.partition("NOTES:")[2].strip()
+    assert len(notes.splitlines()) <= 25
+    if name == "chainguard":
+        assert "Secrets called pull-secret in all namespaces, and can read no other Secret" in notes
+    if name == "cluster":
+        assert "can read every Secret of the cluster" in notes
+    if name == "unguarded":
+        assert "WARNING: the admission policies are off" in notes
+
+
+# --- the same as manifests/ ---
+
+
+def neutral(objects: list[Object], *, prefix: str, fullname: str, account: str) -> dict[tuple[str, str, str], Object]:
+    """By kind, namespace and name, under the names of manifests/, without what only Helm or Kustomize adds."""
+    found = {}
+    for each in json.loads(_renamed(json.dumps(objects), prefix=prefix, fullname=fullname, account=account)):
+        if each["kind"] in ("Namespace", "ConfigMap"):
+            continue
+        metadata = each.pop("metadata")
+        if "template" in each.get("spec", {}):
+            _neutral_pod(each["spec"]["template"])
+        for selector in _selectors(each):
+            selector.pop("app.kubernetes.io/instance", None)
+        found[each["kind"], metadata.get("namespace", ""), metadata["name"]] = _with_single_spaces(each)
+    return found
+
+
+def _with_single_spaces(value: Any) -> Any:
+    """Kustomize adds white space to long texts."""
+    match value:
+        case dict():
+            return {key: _with_single_spaces(each) for key, each in value.items()}
+        case list():
+            return [_with_single_spaces(each) for each in value]
+        case str():
+            return " ".join(value.split())
+    return value
+
+
+def _renamed(text: str, *, prefix: str, fullname: str, account: str) -> str:
+    text = text.replace(f":{account}'", ":controller'").replace(f'"{account}"', '"controller"')
+    text = re.sub(rf'"{prefix}"', '"pull-secret-updater"', text)
+    text = text.replace(f'"{prefix}-', '"pull-secret-updater-').replace(f'"{fullname}-metrics"', '"metrics"')
+    return text.replace(f'"{fullname}"', '"controller"')
+
+
+def _selectors(each: Object) -> list[Object]:
+    spec = each.get("spec", {})
+    found = [spec.get("selector", {}), spec.get("selector", {}).get("matchLabels", {})]
+    return [selector for selector in found if isinstance(selector, dict)]
+
+
+def _neutral_pod(template: Object) -> None:
+    template["metadata"]["labels"] = {}
+    spec = template["spec"]
+    spec["containers"][0].pop("imagePullPolicy", None)
+    spec["containers"][0].pop("env", None)
+    spec["containers"][0]["image"] = ""
+    renamed = {"oidc-token": "files-0"}
+    for each in (*spec["volumes"], *spec["containers"][0]["volumeMounts"]):
+        each["name"] = renamed.get(each["name"], each["name"])
+    for volume in spec["volumes"]:
+        if "configMap" in volume:
+            volume["configMap"]["name"] = ""
+
+
+def kustomized(cluster: Cluster, directory: Path) -> dict[tuple[str, str, str], Object]:
+    """What Kustomize renders, with the same names taken away."""
+    documents = list(yaml.safe_load_all(cluster.kubectl("kustomize", str(directory)).stdout))
+    return neutral(documents, prefix=NAMESPACE, fullname="controller", account="controller")
+
+
+def charted(values: Object, tmp_path: Path) -> dict[tuple[str, str, str], Object]:
+    """What the chart renders, with the same names taken away."""
+    objects = render(values, tmp_path=tmp_path)
+    fullname = "psu-pull-secret-updater"
+    return neutral(objects, prefix=f"{NAMESPACE}-{fullname}", fullname=fullname, account=fullname)
+
+
+def test_the_chart_renders_what_manifests_has_under_other_names(cluster: Cluster, tmp_path: Path) -> None:
+    assert charted(example("base"), tmp_path) == kustomized(cluster, installed.MANIFESTS)
+
+
+TARGET = {"name": "everyone", "identity": IDENTITY}
+COMPONENTS: dict[str, Object] = {
+    "scope-cluster": {"scope": "cluster"},
+    "targets": {"targets": [{**TARGET, "namespaces": [{"names": ["team-*"]}]}]},
+    "service-accounts": {
+        "targets": [{**TARGET, "namespaces": [{"names": ["team-*"]}], "serviceAccounts": ["default", "pull-secret"]}]
+    },
+    "tenant-proof": {"providers": {"chainguard": {**example("base")["config"]["providers"]["chainguard"]}}},
+    "grants": {"grants": {"check": "both"}},
+}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_what_a_component_adds_the_chart_adds_where_the_configuration_needs_it(
+    cluster: Cluster, tmp_path: Path, component: str
+) -> None:
+    """All but ConfigMaps and Pods: the chart's controller reads its scope from the file."""
+    overlay = installed.overlay(tmp_path, component)
+    text = (overlay / "kustomization.yaml").read_text().replace("IDENTITY", IDENTITY)
+    (overlay / "kustomization.yaml").write_text(text)
+    (overlay / "config.yaml").write_text("{}")
+    config = copy.deepcopy(COMPONENTS[component])
+    if component == "tenant-proof":
+        config["providers"]["chainguard"]["proof"] = "serviceAccount"
+    found = charted(merged(example("base"), {"config": config}), tmp_path)
+    wanted = kustomized(cluster, overlay)
+    for key in {key for key in (*found, *wanted) if key[0] == "Deployment"}:
+        del found[key], wanted[key]
+    if component == "service-accounts":  # the policy of ServiceAccounts that ask comes only with them
+        wanted = {key: each for key, each in wanted.items() if not key[2].endswith("-ask")}
+        rules = wanted["ClusterRole", "", "pull-secret-updater-policies"]["rules"][0]
+        rules["resourceNames"] = [name for name in rules["resourceNames"] if not name.endswith("-ask")]
+    assert found == wanted
+
+
+def test_in_listed_namespaces_a_role_each_and_nothing_in_the_cluster(tmp_path: Path) -> None:
+    for name, suffix in (("namespaces", "secrets"), ("targets-named", "targets")):
+        objects = render(example(name), tmp_path=tmp_path)
+        roles = {
+            (each["metadata"]["namespace"], each["metadata"]["name"].rpartition("-")[2])
+            for each in of_kind(objects, "Role", "RoleBinding")
+        }
+        assert roles == {("team-a", suffix), ("team-b", suffix)}
+        cluster_wide = {each["metadata"]["name"].rpartition("-")[2] for each in of_kind(objects, "ClusterRole")}
+        assert cluster_wide == {"events", "policies"} | ({"secrets"} if name == "targets-named" else set())
+
+
+# --- on a cluster ---
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_real_api_server_takes_every_object_of_each_example(cluster: Cluster, name: str, tmp_path: Path) -> None:
+    objects = [
+        each for each in render(EXAMPLES[name], tmp_path=tmp_path) if not each["apiVersion"].startswith("monitoring.")
+    ]
+    namespaces = {each["metadata"].get("namespace", NAMESPACE) for each in objects} | {NAMESPACE}
+    for namespace in namespaces:
+        cluster.kubectl("create", "namespace", namespace, check=False)
+    if objects:
+        told = cluster.kubectl(
+            "apply", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump_all(objects)
+        )
+        assert told.stdout.count("(server dry run)") == len(objects)
+
+
+def names(objects: list[Object]) -> set[tuple[str, str, str]]:
+    return {(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]) for each in objects}
+
+
+def test_two_releases_share_no_name_and_each_has_policies_about_its_own_service_account(tmp_path: Path) -> None:
+    values = example("tenants")
+    one = render(values, tmp_path=tmp_path, release="one", namespace="platform")
+    two = render(values, tmp_path=tmp_path, release="two", namespace="platform")
+    elsewhere = render(values, tmp_path=tmp_path, release="one", namespace="other")
+    assert names(one) & names(two) == names(one) & names(elsewhere) == set()
+    for objects, user in ((one, "platform:one-pull-secret-updater"), (elsewhere, "other:one-pull-secret-updater")):
+        policies = of_kind(objects, "ValidatingAdmissionPolicy")
+        mine = [each for each in policies if f"'system:serviceaccount:{user}'" in json.dumps(each)]
+        assert {each["metadata"]["name"].rpartition("updater-")[2] for each in mine} == {
+            *("own-writes", "other-name", "tenant-proof")
+        }
+        assert "pull-secret-updater:controller'" not in json.dumps(objects)
+
+
+def test_as_a_dependency_under_two_names_it_renders_twice(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    (parent / "charts").mkdir(parents=True)
+    (parent / "templates").mkdir()
+    shutil.copytree(CHART, parent / "charts" / "pull-secret-updater")
+    dependency = {"name": "pull-secret-updater", "version": "*", "repository": ""}
+    aliases = [
+        {**dependency, "alias": alias, "condition": f"{alias}.enabled"} for alias in ("first", "second", "third")
+    ]
+    chart = {"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": aliases}
+    (parent / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    own = example("chainguard")
+    values = {"global": {"anything": 1}, "first": own, "second": own, "third": {"enabled": False}}
+    (parent / "values.yaml").write_text(yaml.safe_dump(values))
+    text = helm("template", "platform", parent, "-n", "platform", "--kube-version", KUBE_VERSION)
+    objects = [each for each in yaml.safe_load_all(text) if each]
+    assert len(of_kind(objects, "Deployment")) == 2
+    assert len(names(objects)) == len(objects)
+
+
+@pytest.fixture
+def release(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[Callable[[Object], Object]]:
+    """Installs or upgrades a release whose controller is the tests' own, by name; yields its configuration."""
+    del manifests
+    own = {"serviceAccount": {"create": False, "name": "controller"}, "fullnameOverride": "charted"}
+
+    def install(values: Object) -> Object:
+        (tmp_path / "values.yaml").write_text(yaml.safe_dump(merged(values, own)))
+        arguments = ("-n", NAMESPACE, "-f", tmp_path / "values.yaml", "--kubeconfig", cluster.kubeconfig)
+        helm("upgrade", "--install", "psu", CHART, *arguments)
+        (config,) = (
+            each
+            for each in cluster.api.items(f"/api/v1/namespaces/{NAMESPACE}/configmaps")
+            if each["metadata"]["name"].startswith("charted-")
+        )
+        loaded: Object = yaml.safe_load(config["data"]["config.yaml"])
+        return loaded
+
+    yield install
+    helm("uninstall", "psu", "-n", NAMESPACE, "--kubeconfig", cluster.kubeconfig, "--ignore-not-found")
+
+
+def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ours_is_left(
+    cluster: Cluster,
+    release: Callable[[Object], Object],
+    controller: Callable[..., ControllerProcess],
+    tenants: Callable[[], Tenant],
+    issuer: Issuer,
+) -> None:
+    config = release(example("base"))
+    assert config["policyPrefix"] == "pull-secret-updater-charted"
+    taken = {key: value for key, value in config.items() if key != "providers"}
+
+    def start(settings: Object) -> ControllerProcess:
+        def guarded() -> ControllerProcess | None:
+            try:
+                return controller(config=settings)
+            except AssertionError:  # a policy that was just installed takes the API server a moment
+                return None
+
+        found = eventually(guarded, timeout=60, what="it starts with the chart's policies")
+        assert found is not None
+        return found
+
+    started = start(taken)
+    assert started.metrics().value("policy_installed") == 3
+    (shared,) = {tenant.identity for tenant in [tenants()]}
+    everyone = [tenants() for _ in range(100)]
+    issuer.behave(shared, Behaviour(lifetime_seconds=3600))
+    for each in everyone:
+        each.create(shared)
+    before = {each.namespace: token(each.filled(shared).secret) for each in everyone}
+    minted = issuer.minted(shared)
+
+    config = release(merged(example("base"), {"config": {"limits": {"mintsPerSecond": 5}}}))
+    assert config["limits"] == {"mintsPerSecond": 5}
+    start({key: value for key, value in config.items() if key != "providers"})
+    assert issuer.minted(shared) == minted
+    assert {each.namespace: token(each.secret()) for each in everyone} == before
+
+    helm("uninstall", "psu", "-n", NAMESPACE, "--kubeconfig", cluster.kubeconfig)
+    left = cluster.kubectl(
+        "get",
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,priorityclasses",
+        *("-l", "app.kubernetes.io/instance=psu", "-o", "name"),
+    )
+    assert left.stdout == ""
+    for kind in ("deployments", "configmaps", "services", "poddisruptionbudgets"):
+        found = cluster.kubectl("get", kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=psu", "-o", "name")
+        assert found.stdout == ""
+    assert {each.namespace: token(each.secret()) for each in everyone} == before
