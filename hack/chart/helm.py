@@ -31,3 +31,7 @@ def helm(*arguments: str | Path) -> str:
         told = [line for line in done.stderr.splitlines() if "found symbolic link" not in line]
         raise HelmError("\n".join(told).strip() or done.stdout.strip())
     return done.stdout
+
+
+if __name__ == "__main__":  # so that the progress of a build is seen
+    HELM.find_or_build()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +14,9 @@ import pytest
 import yaml
 
 from controller.config import load
-from hack.chart import CHART, HelmError, helm
+from hack.chart import CHART, HELM, HelmError, helm, readme, schema
 from hack.chart.helm import KUBE_VERSION
-from hack.chart.schema import FILE, schema
+from hack.localcluster import kubectl
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
@@ -73,7 +74,12 @@ def test_each_example_passes_lint_is_a_valid_configuration_and_renders_to_the_sa
 
 
 def test_the_schema_is_the_one_that_the_controllers_types_give() -> None:
-    assert json.loads(FILE.read_text()) == schema(), "python -m hack.chart.schema writes it anew"
+    assert json.loads(schema.FILE.read_text()) == schema.schema(), "python -m hack.chart.schema writes it anew"
+
+
+def test_the_table_of_values_is_the_one_that_values_yaml_gives() -> None:
+    assert readme.FILE.read_text() == readme.readme(), "python -m hack.chart.readme writes it anew"
+    assert {leaf.path for leaf in readme.leaves()} >= LEAVES.keys() - {"nodeSelector.kubernetes.io/os"}
 
 
 def test_a_package_is_small_and_holds_no_example(tmp_path: Path) -> None:
@@ -524,3 +530,46 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
         found = cluster.kubectl("get", kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=psu", "-o", "name")
         assert found.stdout == ""
     assert {each.namespace: token(each.secret()) for each in everyone} == before
+
+
+PAGE = (installed.ROOT / "docs" / "helm.md").read_text()
+
+
+def test_the_page_installs_what_it_says(cluster: Cluster, manifests: str, tmp_path: Path) -> None:
+    del manifests
+    values = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert values[0].startswith("# values.yaml\n")
+    (tmp_path / "values.yaml").write_text(values[0])
+    (tmp_path / "manifests").symlink_to(installed.MANIFESTS)
+    tools = f"{HELM.find_or_build()}:{kubectl().parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": tools, "KUBECONFIG": str(cluster.kubeconfig)}
+    try:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Secrets called pull-secret in all namespaces, and can read no other Secret" in done.stdout
+        account = cluster.api.get(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{NAMESPACE}")
+        assert account["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+    finally:
+        helm("uninstall", NAMESPACE, "-n", NAMESPACE, "--kubeconfig", cluster.kubeconfig, "--ignore-not-found")
+
+
+def test_every_piece_of_values_on_the_page_renders(tmp_path: Path) -> None:
+    _, credentials = (
+        yaml.safe_load(text) for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    )
+    assert credentials["credentials"] == example("crusoe")["credentials"]
+    (deployment,) = of_kind(render(example("crusoe"), tmp_path=tmp_path), "Deployment")
+    (volume,) = [each for each in deployment["spec"]["template"]["spec"]["volumes"] if each["name"] == "files-0"]
+    items = [source["secret"]["items"] for source in volume["projected"]["sources"]]
+    assert items == [
+        [{"key": "CRUSOE_ACCESS_KEY", "path": "CRUSOE_ACCESS_KEY"}],
+        [{"key": "CRUSOE_SECRET_KEY", "path": "CRUSOE_SECRET_KEY"}],
+    ]
