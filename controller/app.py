@@ -392,7 +392,7 @@ class Controller:
             return False
         if self._fan_out is None or view.secret.target is None or view.claim.name:
             return True
-        given = self._fan_out.gives(view.secret.ref)
+        given = self._fan_out.gives(view)
         return None if given is None else not given
 
     def _known_grants(self) -> Grants:

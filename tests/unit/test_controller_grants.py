@@ -297,6 +297,31 @@ async def test_who_puts_a_targets_marks_on_a_secret_of_his_own_needs_a_grant_all
         assert engine.mints == 0
 
 
+async def test_no_token_of_another_identity_is_minted_while_its_target_is_still_at_work_in_the_namespace(
+    clock: Clock, tmp_path: Path
+) -> None:
+    entry = NamespaceEntry(names=("team-*",))
+    targets = [
+        TargetSettings(name=name, identity=identity(1), secret_name=secret_name, namespaces=(entry,))
+        for name, secret_name in (("a", "other"), ("everyone", NAME))
+    ]
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=tuple(targets), names=(NAME, "other")))
+    engine.api.put_namespace("team-z")
+    async with engine.running():
+        engine.ask("team-a", 9, target="everyone")
+        mark = {"pull-secret-updater.chainguard.dev/created-by": "pull-secret-updater.controller"}
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": mark}}, manager="thief")
+        await asyncio.sleep(28)
+        engine.api.latency_seconds = 3.0
+        await asyncio.sleep(4)
+        engine.api.latency_seconds = 5.0
+        engine.api.put_namespace("team-a")  # the other Secret takes 5 s, and the second no comes meanwhile
+        await asyncio.sleep(60)
+        assert engine.issuer.asked(identity(9)) == []
+        assert engine.annotation("team-a", "identity") == identity(1)
+        assert engine.password("team-a")
+
+
 async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_away(
     clock: Clock, tmp_path: Path
 ) -> None:
