@@ -92,8 +92,10 @@ class _Flight:
     """Even if the circuit opens while it waits."""
     waits: bool = True
     """It hasn't started."""
-    held_back: bool = False
-    """It waits because its namespace has had so many."""
+    held_back_until: float | None = None
+    """In loop time, where every namespace that waits for it has had so many: when the first of them may have more."""
+    counted_for: set[str] = field(default_factory=set)
+    """The namespaces among whose mints it counts."""
     askers: dict[Key, Coverage] = field(default_factory=dict)
 
     @property
@@ -248,21 +250,23 @@ class Minter:
                 asker.namespace, failing, starts_anyway=not failing or self.circuit.is_open
             )
             overdue = now - due_at + (_URGENT_LEAD_SECONDS if coverage.is_missing else 0.0)
-            wait = self._reserve(asker.namespace)
-            flight.held_back = wait > 0
-            self._waiting[failing].schedule(key, _loop_time() + wait if wait else _loop_time() - max(0.0, overdue))
-        elif flight.held_back and asker.namespace != flight.namespace and not self._reserve(asker.namespace):
-            # The namespace that asked first has had its share, and this one hasn't.
-            flight.held_back = False
-            if flight.waits and not self._waiting[flight.failing].is_processing(key):
-                self._waiting[flight.failing].schedule(key, _loop_time())
+            flight.held_back_until = self._held_back_until(flight, asker.namespace)
+            self._waiting[failing].schedule(key, flight.held_back_until or _loop_time() - max(0.0, overdue))
+        elif flight.held_back_until is not None and asker.namespace not in flight.counted_for:
+            # The namespaces that asked before have had their share, and this one hasn't, or may mint again sooner.
+            until = self._held_back_until(flight, asker.namespace)
+            if until is None or until < flight.held_back_until:
+                flight.held_back_until = until
+                if flight.waits and not self._waiting[flight.failing].is_processing(key):
+                    self._waiting[flight.failing].schedule(key, until or _loop_time())
         flight.askers[asker] = coverage
         return InFlight()
 
-    def _reserve(self, namespace: str) -> float:
-        """How many seconds a namespace's next mint has to wait because it has had so many."""
+    def _held_back_until(self, flight: _Flight, namespace: str) -> float | None:
+        """Count a flight among a namespace's mints; until when it has to wait because there were so many."""
         if self._mints_per_minute is None:
-            return 0.0
+            return None
+        flight.counted_for.add(namespace)
         rate = self._rates.get(namespace)
         if rate is None:
             rate = self._rates[namespace] = Rate(self._mints_per_minute / 60, burst_seconds=60.0)
@@ -272,7 +276,7 @@ class Minter:
             self._log.warning(
                 "a namespace asks for more tokens a minute than it may, so they wait", namespace=namespace
             )
-        return wait
+        return _loop_time() + wait if wait > 0 else None
 
     def owes(self, key: MintKey, asker: Key) -> bool:
         """Whether the asker's flight has ended and its result is here."""

@@ -143,6 +143,44 @@ async def test_an_identity_that_another_namespace_may_mint_does_not_wait(engine:
         assert engine.password("team-b", name="theirs")
 
 
+async def test_a_namespace_that_has_had_its_share_waits_for_its_own_turn_and_not_for_that_of_another(
+    engine: Engine,
+) -> None:
+    limited(engine, mints_per_minute=1, per_second=1000)
+    for number in range(100, 200):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        engine.ask("team-a", 1, name="shared")  # in 100 minutes
+        engine.ask("team-b", 2, name="first")
+        await asyncio.sleep(1)
+        engine.ask("team-b", 1, name="shared")
+        await asyncio.sleep(61)
+        assert engine.password("team-b", name="shared")
+        assert engine.password("team-a", name="shared") == engine.password("team-b", name="shared")
+        for number in range(100, 200):
+            engine.api.delete_secret("team-a", f"secret-{number}")
+        await engine.settle()
+
+
+async def test_a_mint_that_a_hundred_secrets_wait_for_counts_once(engine: Engine) -> None:
+    limited(engine, mints_per_minute=2, per_second=1000)
+    for number in range(100, 120):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        engine.ask("team-a", 1, name="shared")
+        for number in (2, 3):
+            engine.ask("team-b", number, name=f"theirs-{number}")
+        await asyncio.sleep(1)
+        for number in range(100):
+            engine.ask("team-b", 1, name=f"shared-{number}")
+        await asyncio.sleep(31)
+        assert engine.password("team-b", name="shared-99")
+        engine.ask("team-b", 4, name="theirs-4")
+        await asyncio.sleep(61)
+        assert engine.password("team-b", name="theirs-4")
+        await asyncio.sleep(600)
+
+
 steps = st.lists(
     st.tuples(st.sampled_from(["add", "remove"]), st.sampled_from("abcdef"), st.integers(0, 3)), max_size=40
 )
