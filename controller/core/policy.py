@@ -106,12 +106,13 @@ class Policy:
         resolved = self.resolve(view)
         if isinstance(resolved, Rejection):
             return Ignore() if view.claim.error == resolved.text else Report(resolved)
+        denied = self._grants.rejection(view) if self._grants is not None else None
+        if self._grants is not None and denied is not None and self._grants.wipes(view) and _is_filled(view.claim):
+            return Wipe(denied)
         if self._quota is not None and self._quota.is_over(view.secret.ref):
             expiry = self.expiry(view.claim)  # a token in place stays until it ends
             return Report(Rejection(Problem.OVER_LIMIT), None if expiry is None or expiry <= now else expiry)
-        if self._grants is not None and (denied := self._grants.rejection(view)) is not None:
-            if self._grants.wipes(view) and _is_filled(view.claim):
-                return Wipe(denied)
+        if denied is not None:
             return Ignore() if view.claim.error == denied.text else Report(denied)
         for check in _DUE_CHECKS:
             if (reason := check(view, resolved, now)) is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from controller.config import Granting
+from controller.config import Granting, Limits, NamespaceLimits
 from controller.core.conversion import Seconds
 from controller.core.targetconfig import NamespaceEntry, TargetSettings
-from tests.unit.engine import NAME, Engine, identity
+from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.virtual_time import Clock
 
 REVIEWS = "subjectaccessreviews"
@@ -183,6 +183,25 @@ async def test_where_asked_a_revoked_token_is_gone_within_120_s_and_everything_e
         await asyncio.sleep(61)
         assert engine.password("team-a")
         assert engine.api.config("team-a", NAME)["auths"]["quay.io"] == theirs
+
+
+async def test_a_secret_over_its_namespaces_limit_loses_a_revoked_token_too(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    limits = Limits(per_namespace=NamespaceLimits(secrets=1))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    allow(engine, "team-a")
+    engine.api.put_secret("team-a", "older", annotations={}, config={})
+    await asyncio.sleep(2)
+    engine.ask("team-a")
+    async with engine.running():
+        before = engine.password("team-a")
+        engine.api.annotate("team-a", "older", asking(identity=identity(1)))
+        await asyncio.sleep(60)
+        assert engine.password("team-a") == before, "it is over the limit now, and keeps what it has"
+        revoke(engine, "team-a")
+        await asyncio.sleep(120)
+        assert engine.password("team-a", name="older") is None
+        assert engine.password("team-a") is None
 
 
 async def test_an_authorizer_that_fails_for_ten_minutes_takes_nothing_away(clock: Clock, tmp_path: Path) -> None:
