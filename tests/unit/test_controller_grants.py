@@ -204,6 +204,24 @@ async def test_a_secret_over_its_namespaces_limit_loses_a_revoked_token_too(cloc
         assert engine.password("team-a") is None
 
 
+async def test_a_revoked_token_that_may_not_be_taken_away_is_told(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    allow(engine, "team-a")
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(60)
+        revoke(engine, "team-a")
+        engine.api.fail("patch", 403, resource="secrets", times=10_000)
+        await asyncio.sleep(1200)
+        assert engine.password("team-a")
+        assert engine.told("team-a") == ["WriteRefused"]
+        assert engine.metric("claims", state="refused") == 1
+        engine.api.heal()
+        await asyncio.sleep(910)
+        assert engine.password("team-a") is None
+        assert engine.told("team-a") == ["WriteRefused", "GrantRevoked"]
+
+
 async def test_an_authorizer_that_fails_for_ten_minutes_takes_nothing_away(clock: Clock, tmp_path: Path) -> None:
     engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
     allow(engine, "team-a")
