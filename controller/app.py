@@ -400,6 +400,9 @@ class Controller:
         wipes = settings.on_revoke == "wipe"
         return Grants(recheck_seconds=float(settings.recheck), wipes=wipes, needs=self._needs_grant)
 
+    def _view(self, key: Key) -> View | None:
+        return self._dispatcher.view(key)
+
     def _look_again(self, key: Key) -> None:
         self._dispatcher.look_again(key)
 
@@ -408,6 +411,7 @@ class Controller:
             grants,
             client=self._client,
             needs=self._needs_grant,
+            view=self._view,
             look_again=self._look_again,
             count=self._metrics.watch_grants(),
             now=self._now,

@@ -107,7 +107,7 @@ class Policy:
         if isinstance(resolved, Rejection):
             return Ignore() if view.claim.error == resolved.text else Report(resolved)
         denied = self._grants.rejection(view) if self._grants is not None else None
-        if self._grants is not None and denied is not None and self._grants.wipes(view) and _is_filled(view.claim):
+        if self._grants is not None and denied is not None and self._grants.wipes(view) and view.claim.is_filled:
             return Wipe(denied)
         if self._quota is not None and self._quota.is_over(view.secret.ref):
             expiry = self.expiry(view.claim)  # a token in place stays until it ends
@@ -231,11 +231,6 @@ class Policy:
                 resolved = self._provider_and_hosts(view.secret.ref.namespace, other)
                 hosts.update(resolved.hosts if isinstance(resolved, Resolved) else ())
         return hosts
-
-
-def _is_filled(claim: Claim) -> bool:
-    """Whether a Secret says that we have written something into it for this claim."""
-    return claim.fingerprint is not None or bool(claim.managed_hosts)
 
 
 def _matches(text: str, globs: Sequence[str]) -> bool:

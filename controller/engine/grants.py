@@ -42,7 +42,10 @@ class Obstacle:
 
 
 class GrantChecker:
-    """See the module. `look_again` is called for each claim that an answer makes a difference to."""
+    """See the module. `look_again` is called for each claim that an answer makes a difference to.
+
+    `view` gives a claim as it is now.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class GrantChecker:
         *,
         client: KubeClient,
         needs: Callable[[View], bool | None],
+        view: Callable[[Key], View | None],
         look_again: Callable[[Key], None],
         count: Callable[[GrantAnswer], None],
         now: Callable[[], float],
@@ -58,6 +62,7 @@ class GrantChecker:
         self._grants = grants
         self._client = client
         self._needs = needs
+        self._view = view
         self._look_again = look_again
         self._count = count
         self._now = now
@@ -89,9 +94,10 @@ class GrantChecker:
         now = self._now()
         if failure is not None:
             return None if self._grants.allows(grant, now, however_old=True) else Obstacle(now + AGAIN_SECONDS, failure)
+        if self._grants.asks_by_itself(grant):
+            self._queue.schedule(grant, self._grants.next_at(grant, now))
         if self._grants.allows(grant, now):
             return None
-        self._queue.schedule(grant, self._grants.next_at(grant, now))
         return Obstacle(self._grants.waits_until(grant, now) or now)
 
     async def run(self) -> NoReturn:
@@ -104,10 +110,12 @@ class GrantChecker:
     async def _work(self) -> NoReturn:
         while True:
             grant = (await self._queue.get()).key
-            failure = await self._ask_once(grant)
+            needed = self._grants.is_needed(grant, self._view)
+            failure = await self._ask_once(grant) if needed else None
             now, next_at = self._now(), None
             if self._grants.asks_by_itself(grant):
-                next_at = now + AGAIN_SECONDS if failure is not None else self._grants.next_at(grant, now)
+                is_unclear = needed is None or failure is not None
+                next_at = now + AGAIN_SECONDS if is_unclear else self._grants.next_at(grant, now)
             self._queue.done(grant, next_at)
 
     async def _ask_once(self, grant: Grant) -> Rejection | None:

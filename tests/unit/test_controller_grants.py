@@ -11,7 +11,7 @@ import pytest
 
 from controller.config import Granting, Limits, NamespaceLimits
 from controller.core.conversion import Seconds
-from controller.core.targetconfig import NamespaceEntry, TargetSettings
+from controller.core.targetconfig import LabelSelector, NamespaceEntry, TargetSettings
 from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.virtual_time import Clock
 
@@ -378,6 +378,49 @@ async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_a
         engine.api.heal()
         await asyncio.sleep(70)
         assert engine.password("team-a") not in (None, before)
+
+
+async def test_what_a_target_has_let_go_loses_a_revoked_token_within_120_s(clock: Clock, tmp_path: Path) -> None:
+    labelled = NamespaceEntry(selector=LabelSelector(match_labels={"tier": "prod"}))
+    target = TargetSettings(name="everyone", identity=identity(1), namespaces=(labelled,), removal="leave")
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    allow(engine, "team-a")
+    engine.api.put_namespace("team-a", labels={"tier": "prod"})
+    async with engine.running():
+        await asyncio.sleep(1780)
+        engine.api.put_namespace("team-a", labels={})
+        await asyncio.sleep(610)
+        assert engine.mints == 2, "once more in the grace time"
+        assert engine.annotation("team-a", "target") is None
+        revoke(engine, "team-a")
+        await asyncio.sleep(120)
+        assert engine.password("team-a") is None
+
+
+async def test_a_restart_asks_nothing_about_what_targets_have_made(clock: Clock, tmp_path: Path) -> None:
+    target = TargetSettings(
+        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
+    )
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    for number in range(50):
+        engine.api.put_namespace(f"team-{number}")
+    async with engine.running():
+        await asyncio.sleep(10)
+    async with engine.running():
+        await asyncio.sleep(3600)
+        assert asked(engine) == 0
+        assert engine.logged_with("a namespace may not use an identity") == []
+
+
+async def test_secrets_without_a_token_to_take_away_are_not_asked_about(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    limits = Limits(per_namespace=NamespaceLimits(secrets=5))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    for number in range(300):
+        engine.ask("team-a", number, name=f"secret-{number:03}")
+    async with engine.running():
+        await asyncio.sleep(600)
+        assert asked(engine) < 80, "the five that are served, once a minute"
 
 
 async def test_secrets_that_go_are_asked_about_no_more(clock: Clock, tmp_path: Path) -> None:
