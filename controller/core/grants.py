@@ -96,6 +96,10 @@ class Grants:
         known = self._known.get(grant_of(view))
         return self._wipes and known is not None and known.is_confirmed and view.secret.target is None
 
+    def knows(self, grant: Grant) -> bool:
+        """Whether any claim needs it."""
+        return grant in self._known
+
     def asks_by_itself(self, grant: Grant) -> bool:
         """Whether it is looked at again although no claim needs a token now."""
         known = self._known.get(grant)

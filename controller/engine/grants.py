@@ -9,6 +9,7 @@ wasn't waits.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -69,12 +70,15 @@ class GrantChecker:
         self._log = log
         self._queue = RefreshQueue[Grant](now, turn=lambda grant: grant.namespace)
         self._asking: dict[Grant, asyncio.Future[Rejection | None]] = {}
+        self._unanswered: dict[Grant, tuple[float, Rejection]] = {}
+        """When there was no answer the last time, and why."""
 
     def replaced(self, before: Iterable[View], after: Iterable[View]) -> None:
         """These claims took the place of those."""
         new, gone = self._grants.replaced(before, after)
         for grant in gone:
             self._queue.forget(grant)
+            self._unanswered.pop(grant, None)
         for grant in new:
             if self._grants.asks_by_itself(grant):
                 self._queue.schedule(grant, self._now())
@@ -90,10 +94,12 @@ class GrantChecker:
         self._grants.add(view)  # a target may have asked for it until now
         if (until := self._grants.waits_until(grant, self._now())) is not None:
             return Obstacle(until)
-        failure = await self._ask_once(grant)
+        if (unanswered := self._lately_unanswered(grant)) is None:
+            await self._ask_once(grant)
+            unanswered = self._lately_unanswered(grant)
         now = self._now()
-        if failure is not None:
-            return None if self._grants.allows(grant, now, however_old=True) else Obstacle(now + AGAIN_SECONDS, failure)
+        if unanswered is not None:
+            return None if self._grants.allows(grant, now, however_old=True) else unanswered
         if self._grants.asks_by_itself(grant):
             self._queue.schedule(grant, self._grants.next_at(grant, now))
         if self._grants.allows(grant, now):
@@ -118,6 +124,11 @@ class GrantChecker:
                 next_at = now + AGAIN_SECONDS if is_unclear else self._grants.next_at(grant, now)
             self._queue.done(grant, next_at)
 
+    def _lately_unanswered(self, grant: Grant) -> Obstacle | None:
+        """That there was no answer, while it is too early to ask again, however many claims wait for one."""
+        at, failure = self._unanswered.get(grant, (-math.inf, None))
+        return Obstacle(at + AGAIN_SECONDS, failure) if at <= self._now() < at + AGAIN_SECONDS else None
+
     async def _ask_once(self, grant: Grant) -> Rejection | None:
         """Ask, unless somebody is asking already; then wait for that. Returns why there is no answer."""
         if (asking := self._asking.get(grant)) is not None:
@@ -126,6 +137,9 @@ class GrantChecker:
         failure: Rejection | None = Rejection(Problem.GRANT_UNCLEAR)  # for those who wait, if this is cancelled
         try:
             failure = await self._ask(grant)
+            self._unanswered.pop(grant, None)
+            if failure is not None and self._grants.knows(grant):
+                self._unanswered[grant] = self._now(), failure
             return failure
         finally:
             del self._asking[grant]

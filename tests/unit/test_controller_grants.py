@@ -259,6 +259,23 @@ async def test_without_an_answer_a_new_secret_waits_says_why_and_is_filled_withi
         assert engine.annotation("team-a", "error") is None
 
 
+async def test_an_authorizer_that_fails_is_asked_every_ten_seconds_however_many_secrets_wait(
+    clock: Clock, tmp_path: Path
+) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path))
+    engine.config = msgspec.structs.replace(engine.config, scope="cluster")
+    allow(engine, "team-a")
+    for number in range(200):
+        engine.ask("team-a", name=f"secret-{number}")
+    engine.api.fail("create", 500, resource=REVIEWS, times=10_000)
+    async with engine.running():
+        await asyncio.sleep(600)
+        assert asked(engine) <= 62
+        engine.api.heal()
+        await asyncio.sleep(11)
+        assert engine.metric("claims", state="valid") == 200
+
+
 async def test_a_restart_neither_forgets_a_no_nor_acts_on_it_before_it_has_asked(clock: Clock, tmp_path: Path) -> None:
     engine = asking_namespaces(Engine(clock, tmp_path))
     allow(engine, "team-a")
