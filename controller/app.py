@@ -22,7 +22,7 @@ from controller.core.dockerconfig import normalise
 from controller.core.errors import MintError
 from controller.core.fights import ContestedClaims
 from controller.core.grants import Grants
-from controller.core.model import Key, Ref, View
+from controller.core.model import Key, Ref, Resolved, View
 from controller.core.policy import Policy, Profile
 from controller.core.projection import Observed, ObservedSecret, project, project_account, project_namespace
 from controller.core.queue import QueueClosed, RefreshQueue
@@ -428,6 +428,14 @@ class Controller:
         timeout_seconds = self._config.providers[name].timeout_seconds
         return TenantProof(self._client, service_account, secret=secret, timeout_seconds=timeout_seconds)
 
+    async def _allowed(self, grants: GrantChecker, key: Key) -> Resolved | None:
+        """What a claim asks for, if its namespace may have that."""
+        view = self._dispatcher.view(key) or (self._fan_out and self._fan_out.wanted(key))
+        resolved = self._policy.resolve(view) if view else None
+        if not view or not isinstance(resolved, Resolved) or await grants.obstacle(view) is not None:
+            return None
+        return resolved
+
     def _provider(self, name: str, proof: Callable[[str], Awaitable[str]]) -> Provider:
         settings = self._config.providers[name]
         tools = Tools(
@@ -450,6 +458,7 @@ class Controller:
             name,
             provider,
             proven_by=lambda tenant, askers: self._provider(name, self._tenants_proof(name, tenant, askers)),
+            allowed=None if self._grants is None else partial(self._allowed, self._grants),
             group=group,
             now=self._now,
             wake=wake,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -150,6 +150,7 @@ class Minter:
     """Mints for one provider. When a flight ends, `wake` is called for each claim that got `InFlight`.
 
     `proven_by` gives the same provider for one mint, with the proof of a tenant's ServiceAccount for these claims.
+    `allowed` gives what a claim asks for, if it may have that: asked again once a mint's turn has come. None: all may.
     With `shares_token`, one token serves all hosts of the provider.
     """
 
@@ -159,6 +160,7 @@ class Minter:
         provider: Provider,
         *,
         proven_by: Callable[[Ref, Collection[Key]], Provider],
+        allowed: Callable[[Key], Awaitable[Resolved | None]] | None = None,
         group: asyncio.TaskGroup,
         now: Callable[[], float],
         wake: Callable[[Key], None],
@@ -173,6 +175,7 @@ class Minter:
         self._name = name
         self._provider = provider
         self._proven_by = proven_by
+        self._allowed = allowed
         self._group = group
         self._now = now
         self._wake = wake
@@ -347,12 +350,23 @@ class Minter:
         try:
             await asyncio.sleep(self._rate.reserve(_loop_time()))
             flight.waits = False
-            if flight.starts_anyway or not self.circuit.is_open:  # else its askers hear when to come again
+            is_open = self.circuit.is_open and not flight.starts_anyway  # then its askers hear when to come again
+            if not is_open and await self._is_wanted(key, flight):
                 await self._request(key, flight)
         finally:
             del self._flights[key]
             for asker in flight.askers:
                 self._wake(asker)
+
+    async def _is_wanted(self, key: MintKey, flight: _Flight) -> bool:
+        """Whether a claim that waits may still have the token: the wait may have been long."""
+        if self._allowed is None:
+            return True
+        for asker in tuple(flight.askers):
+            resolved = await self._allowed(asker)
+            if resolved is not None and self.key(resolved, asker.namespace) == key:
+                return True
+        return False
 
     async def _request(self, key: MintKey, flight: _Flight) -> None:
         started_at = self._now()

@@ -142,6 +142,25 @@ async def test_once_revoked_there_is_no_mint_after_60_s_and_the_token_is_kept_un
         assert engine.metric("claims", state="expired") == 1
 
 
+async def test_a_mint_that_waits_for_its_turn_is_not_made_once_the_grant_is_gone(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path))
+    limits = Limits(per_namespace=NamespaceLimits(mints_per_minute=1))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    for number in range(20):
+        allow(engine, "team-a", number)
+        engine.ask("team-a", number, name=f"secret-{number:02}")
+    async with engine.running():
+        await asyncio.sleep(300)
+        for number in range(20):
+            revoke(engine, "team-a", number)
+        await asyncio.sleep(60)
+        before = engine.mints
+        assert 5 <= before <= 7
+        await asyncio.sleep(1800)
+        assert engine.mints == before
+        assert engine.metric("refused_claims", reason="GrantRevoked") >= 13
+
+
 async def test_a_yes_is_good_for_the_recheck_time_and_no_longer(clock: Clock, tmp_path: Path) -> None:
     engine = asking_namespaces(Engine(clock, tmp_path), recheck=Seconds(300))
     allow(engine, "team-a")
