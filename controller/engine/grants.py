@@ -33,6 +33,9 @@ AGAIN_SECONDS = 10.0
 _UNKNOWN_SECONDS = 1.0
 """Whether a claim needs a grant is looked at again after so long: the namespaces haven't been listed."""
 
+_UNKNOWN_PASSES_SECONDS = 60.0
+"""That should pass; where it hasn't after so long, it is told, and looked at at the slower pace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -72,6 +75,7 @@ class GrantChecker:
         self._asking: dict[Grant, asyncio.Future[Rejection | None]] = {}
         self._unanswered: dict[Grant, tuple[float, Rejection]] = {}
         """When there was no answer the last time, and why."""
+        self._unknown_since = math.inf
 
     def replaced(self, before: Iterable[View], after: Iterable[View]) -> None:
         """These claims took the place of those."""
@@ -87,7 +91,7 @@ class GrantChecker:
         """What keeps a claim from a mint; None if its namespace may use the identity."""
         needs = self._needs(view)
         if needs is None:
-            return Obstacle(self._now() + _UNKNOWN_SECONDS)
+            return self._while_unknown(self._now())
         grant = grant_of(view)
         if not needs or self._grants.allows(grant, self._now()):
             return None
@@ -123,6 +127,14 @@ class GrantChecker:
                 is_unclear = needed is None or failure is not None
                 next_at = now + AGAIN_SECONDS if is_unclear else self._grants.next_at(grant, now)
             self._queue.done(grant, next_at)
+
+    def _while_unknown(self, now: float) -> Obstacle:
+        """That the namespaces haven't been listed."""
+        self._unknown_since = min(now, self._unknown_since)
+        if now < self._unknown_since + _UNKNOWN_PASSES_SECONDS:
+            return Obstacle(now + _UNKNOWN_SECONDS)
+        unclear = Rejection(Problem.GRANT_UNCLEAR, ("the namespaces can't be listed",))
+        return Obstacle(now + AGAIN_SECONDS, unclear)
 
     def _lately_unanswered(self, grant: Grant) -> Obstacle | None:
         """That there was no answer, while it is too early to ask again, however many claims wait for one."""

@@ -416,6 +416,27 @@ async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_a
         assert engine.password("team-a") not in (None, before)
 
 
+async def test_namespaces_that_can_never_be_listed_are_told_before_a_targets_token_is_lost_to_them(
+    clock: Clock, tmp_path: Path
+) -> None:
+    target = TargetSettings(
+        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
+    )
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)))
+    engine.api.put_namespace("team-a")
+    async with engine.running():
+        pass
+    engine.api.fail("list", 403, resource="namespaces", times=10_000)
+    async with engine.running():
+        await asyncio.sleep(3000)
+        assert engine.told("team-a") == ["GrantUnclear"]
+        assert (engine.annotation("team-a", "error") or "").endswith(": the namespaces can't be listed")
+        engine.api.heal()
+        await asyncio.sleep(90)
+        assert engine.expiry("team-a") > clock() + 3000
+        assert engine.annotation("team-a", "error") is None
+
+
 async def test_what_a_target_has_let_go_loses_a_revoked_token_within_120_s(clock: Clock, tmp_path: Path) -> None:
     labelled = NamespaceEntry(selector=LabelSelector(match_labels={"tier": "prod"}))
     target = TargetSettings(name="everyone", identity=identity(1), namespaces=(labelled,), removal="leave")
