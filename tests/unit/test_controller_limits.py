@@ -129,6 +129,18 @@ async def test_of_a_hundred_identities_of_one_namespace_thirty_are_minted_in_the
         assert len(engine.logged_with("a namespace asks for more tokens a minute than it may")) <= 3
 
 
+async def test_a_namespace_that_may_mint_once_in_ten_minutes_does_so_at_once_the_first_time(engine: Engine) -> None:
+    limited(engine, mints_per_minute=0.1)
+    engine.ask("team-a", 1, name="first")
+    async with engine.running():
+        assert engine.password("team-a", name="first")
+        engine.ask("team-a", 2, name="second")
+        await asyncio.sleep(599)
+        assert engine.password("team-a", name="second") is None
+        await asyncio.sleep(2)
+        assert engine.password("team-a", name="second")
+
+
 async def test_an_identity_that_another_namespace_may_mint_does_not_wait(engine: Engine) -> None:
     limited(engine, mints_per_minute=1)
     engine.ask("team-a", 1, name="first")
