@@ -260,10 +260,42 @@ class Minter:
             until = self._held_back_until(flight, asker.namespace)
             if until is None or until < flight.held_back_until:
                 flight.held_back_until = until
-                if flight.waits and not self._waiting[flight.failing].is_processing(key):
+                if self._may_be_moved(key, flight):
                     self._waiting[flight.failing].schedule(key, until or _loop_time())
         flight.askers[asker] = coverage
+        self._hurry(key, flight, coverage)
         return InFlight()
+
+    def _hurry(self, key: MintKey, flight: _Flight, coverage: Coverage) -> None:
+        """Where a valid token would end before a flight's turn, let one for claims without any take that turn instead.
+
+        So a namespace that asks for much more than it may have keeps what it has.
+        """
+        if flight.held_back_until is None or coverage.valid_until is None:
+            return
+        by = _loop_time() + (coverage.valid_until - self._now()) / 2
+        if flight.held_back_until <= by:
+            return
+        earlier = [
+            (other.held_back_until, other_key)
+            for other_key, other in self._flights.items()
+            if other.counted_for == flight.counted_for
+            and other.held_back_until is not None
+            and other.held_back_until <= by
+            and self._may_be_moved(other_key, other)
+            and all(each.is_missing for each in other.askers.values())
+        ]
+        if not earlier or not self._may_be_moved(key, flight):
+            return
+        at, other_key = max(earlier, key=lambda each: each[0])
+        for moved_key, moved_to in ((other_key, flight.held_back_until), (key, at)):
+            moved = self._flights[moved_key]
+            moved.held_back_until = moved_to
+            self._waiting[moved.failing].schedule(moved_key, moved_to)
+
+    def _may_be_moved(self, key: MintKey, flight: _Flight) -> bool:
+        """Whether a flight hasn't been taken from the queue yet."""
+        return flight.waits and not self._waiting[flight.failing].is_processing(key)
 
     def _held_back_until(self, flight: _Flight, namespace: str) -> float | None:
         """Count a flight among a namespace's mints; until when it has to wait because there were so many."""

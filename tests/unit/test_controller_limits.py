@@ -174,6 +174,26 @@ async def test_a_namespace_that_has_had_its_share_waits_for_its_own_turn_and_not
         await engine.settle()
 
 
+async def test_a_valid_token_is_not_lost_to_newcomers_that_asked_for_theirs_before(
+    engine: Engine, clock: Clock
+) -> None:
+    limited(engine, mints_per_minute=1, per_second=1000)
+    for number in range(5):
+        engine.ask("team-a", number, name=f"old-{number}")
+    async with engine.running():
+        await asyncio.sleep(300)
+        for number in range(100, 200):
+            engine.ask("team-a", number, name=f"new-{number}")
+        for _ in range(150):
+            await asyncio.sleep(60)
+            assert all(engine.expiry("team-a", name=f"old-{number}") > clock() for number in range(5))
+        assert engine.mints <= 157
+        assert engine.metric("claims", state="valid") >= 30, "and as many of the new ones as the limit can keep alive"
+        for number in range(100, 200):
+            engine.api.delete_secret("team-a", f"new-{number}")
+        await engine.settle()
+
+
 async def test_a_mint_that_a_hundred_secrets_wait_for_counts_once(engine: Engine) -> None:
     limited(engine, mints_per_minute=2, per_second=1000)
     for number in range(100, 120):
