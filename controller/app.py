@@ -428,13 +428,13 @@ class Controller:
         timeout_seconds = self._config.providers[name].timeout_seconds
         return TenantProof(self._client, service_account, secret=secret, timeout_seconds=timeout_seconds)
 
-    async def _allowed(self, grants: GrantChecker, key: Key) -> Resolved | None:
-        """What a claim asks for, if its namespace may have that."""
+    async def _allowed(self, key: Key) -> Resolved | None:
+        """What a claim asks for, if it is still there and its namespace may have that."""
         view = self._dispatcher.view(key) or (self._fan_out and self._fan_out.wanted(key))
         resolved = self._policy.resolve(view) if view else None
-        if not view or not isinstance(resolved, Resolved) or await grants.obstacle(view) is not None:
+        if not view or not isinstance(resolved, Resolved):
             return None
-        return resolved
+        return resolved if self._grants is None or await self._grants.obstacle(view) is None else None
 
     def _provider(self, name: str, proof: Callable[[str], Awaitable[str]]) -> Provider:
         settings = self._config.providers[name]
@@ -458,7 +458,7 @@ class Controller:
             name,
             provider,
             proven_by=lambda tenant, askers: self._provider(name, self._tenants_proof(name, tenant, askers)),
-            allowed=None if self._grants is None else partial(self._allowed, self._grants),
+            allowed=self._allowed,
             group=group,
             now=self._now,
             wake=wake,

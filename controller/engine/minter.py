@@ -382,8 +382,7 @@ class Minter:
         try:
             await asyncio.sleep(self._rate.reserve(_loop_time()))
             flight.waits = False
-            is_open = self.circuit.is_open and not flight.starts_anyway  # then its askers hear when to come again
-            if not is_open and await self._is_wanted(key, flight):
+            if flight.starts_anyway or not self.circuit.is_open:  # else its askers hear when to come again
                 await self._request(key, flight)
         finally:
             del self._flights[key]
@@ -403,6 +402,8 @@ class Minter:
     async def _request(self, key: MintKey, flight: _Flight) -> None:
         started_at = self._now()
         try:
+            if not await self._is_wanted(key, flight):
+                return
             async with asyncio.timeout(self._mint_seconds):
                 tenant = key.proven_by
                 provider = self._provider if tenant is None else self._proven_by(tenant, flight.askers)

@@ -174,6 +174,17 @@ async def test_a_namespace_that_has_had_its_share_waits_for_its_own_turn_and_not
         await engine.settle()
 
 
+async def test_nothing_is_minted_for_secrets_that_went_while_they_waited(engine: Engine) -> None:
+    limited(engine, mints_per_minute=1)
+    for number in range(20):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        for number in range(20):
+            engine.api.delete_secret("team-a", f"secret-{number}")
+        await asyncio.sleep(1800)
+        assert engine.mints == 1
+
+
 async def test_a_valid_token_is_not_lost_to_newcomers_that_asked_for_theirs_before(
     engine: Engine, clock: Clock
 ) -> None:
