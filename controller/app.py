@@ -23,7 +23,7 @@ from controller.core.errors import MintError
 from controller.core.fights import ContestedClaims
 from controller.core.grants import Grants
 from controller.core.model import Key, Ref, Resolved, View
-from controller.core.policy import Policy, Profile
+from controller.core.policy import OBJECT_NAME, Policy, Profile
 from controller.core.projection import Observed, ObservedSecret, project, project_account, project_namespace
 from controller.core.queue import QueueClosed, RefreshQueue
 from controller.core.quota import Quota
@@ -331,6 +331,10 @@ class Controller:
                 task.cancel()
         self._drained = True
 
+    def _is_watched(self, ref: Ref) -> bool:
+        """Whether we would see a Secret; never one of a name that Kubernetes doesn't allow."""
+        return bool(OBJECT_NAME.fullmatch(ref.name)) and any(reflector.covers(ref) for reflector in self._reflectors)
+
     async def _list_secrets(self) -> None:
         for reflector in self._reflectors:
             await reflector.wait_until_listed()
@@ -359,7 +363,7 @@ class Controller:
         fan_out = FanOut(
             _targets(self._config, own_namespace=installation.partition(".")[0]),
             asking=self._config.service_accounts.asking,
-            is_watched=lambda ref: any(reflector.covers(ref) for reflector in self._reflectors),
+            is_watched=self._is_watched,
             installation=installation,
             brake=Brake(removal.most, removal.share),
             grace_seconds=float(removal.grace),

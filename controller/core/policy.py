@@ -33,7 +33,7 @@ FUTURE_SECONDS = (2, 600)
 
 Either somebody forged it or a clock was set back, and nobody knows how long the token really lives."""
 
-_OBJECT_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+OBJECT_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """A name in the Kubernetes API; never a path's `..`."""
 
 _NAMED = 3
@@ -270,7 +270,7 @@ def _too_long(view: View) -> Problem | None:
 
 def _service_account_invalid(view: View) -> Problem | None:
     name = view.claim.service_account
-    return None if name is None or _OBJECT_NAME.fullmatch(name) else Problem.SERVICE_ACCOUNT_INVALID
+    return None if name is None or OBJECT_NAME.fullmatch(name) else Problem.SERVICE_ACCOUNT_INVALID
 
 
 def _unreadable(view: View) -> Problem | None:
