@@ -22,8 +22,8 @@ from controller.core.dockerconfig import normalise
 from controller.core.errors import MintError
 from controller.core.fights import ContestedClaims
 from controller.core.grants import Grants
-from controller.core.model import Key, Ref, View
-from controller.core.policy import Policy, Profile
+from controller.core.model import Key, Ref, Resolved, View
+from controller.core.policy import OBJECT_NAME, Policy, Profile
 from controller.core.projection import Observed, ObservedSecret, project, project_account, project_namespace
 from controller.core.queue import QueueClosed, RefreshQueue
 from controller.core.quota import Quota
@@ -336,6 +336,10 @@ class Controller:
                 task.cancel()
         self._drained = True
 
+    def _is_watched(self, ref: Ref) -> bool:
+        """Whether we would see a Secret; never one of a name that Kubernetes doesn't allow."""
+        return bool(OBJECT_NAME.fullmatch(ref.name)) and any(reflector.covers(ref) for reflector in self._reflectors)
+
     async def _list_secrets(self) -> None:
         for reflector in self._reflectors:
             await reflector.wait_until_listed()
@@ -364,7 +368,7 @@ class Controller:
         fan_out = FanOut(
             _targets(self._config, own_namespace=installation.partition(".")[0]),
             asking=self._config.service_accounts.asking,
-            is_watched=lambda ref: any(reflector.covers(ref) for reflector in self._reflectors),
+            is_watched=self._is_watched,
             installation=installation,
             brake=Brake(removal.most, removal.share),
             grace_seconds=float(removal.grace),
@@ -397,13 +401,16 @@ class Controller:
             return False
         if self._fan_out is None or view.secret.target is None or view.claim.name:
             return True
-        given = self._fan_out.gives(view.secret.ref)
+        given = self._fan_out.gives(view)
         return None if given is None else not given
 
     def _known_grants(self) -> Grants:
         settings = self._config.grants
         wipes = settings.on_revoke == "wipe"
         return Grants(recheck_seconds=float(settings.recheck), wipes=wipes, needs=self._needs_grant)
+
+    def _view(self, key: Key) -> View | None:
+        return self._dispatcher.view(key)
 
     def _look_again(self, key: Key) -> None:
         self._dispatcher.look_again(key)
@@ -413,6 +420,7 @@ class Controller:
             grants,
             client=self._client,
             needs=self._needs_grant,
+            view=self._view,
             look_again=self._look_again,
             count=self._metrics.watch_grants(),
             now=self._now,
@@ -428,6 +436,14 @@ class Controller:
         secret = next((view.secret for view in views if view), None)
         timeout_seconds = self._config.providers[name].timeout_seconds
         return TenantProof(self._client, service_account, secret=secret, timeout_seconds=timeout_seconds)
+
+    async def _allowed(self, key: Key) -> Resolved | None:
+        """What a claim asks for, if it is still there and its namespace may have that."""
+        view = self._dispatcher.view(key) or (self._fan_out and self._fan_out.wanted(key))
+        resolved = self._policy.resolve(view) if view else None
+        if not view or not isinstance(resolved, Resolved):
+            return None
+        return resolved if self._grants is None or await self._grants.obstacle(view) is None else None
 
     def _provider(self, name: str, proof: Callable[[str], Awaitable[str]]) -> Provider:
         settings = self._config.providers[name]
@@ -451,6 +467,7 @@ class Controller:
             name,
             provider,
             proven_by=lambda tenant, askers: self._provider(name, self._tenants_proof(name, tenant, askers)),
+            allowed=self._allowed,
             group=group,
             now=self._now,
             wake=wake,

@@ -319,7 +319,7 @@ def _config_problems(config: Config, values: Mapping[str, Any], wrong: Collectio
     if not DNS_NAME.fullmatch(config.policy_prefix):
         yield f"policyPrefix: {shown(config.policy_prefix)} is not a valid Kubernetes name"
     yield from _limits_problems(config.limits)
-    yield from _grants_problems(config.grants)
+    yield from _grants_problems(config.grants, wrong)
     asking = config.service_accounts.names
     yield from (
         f"serviceAccounts.names: {shown(n)} is not a valid Kubernetes name" for n in asking if not DNS_NAME.fullmatch(n)
@@ -346,10 +346,10 @@ def _limits_problems(limits: Limits) -> Iterator[str]:
         yield f"limits.removal.share: must be between 0 and 1, but is {limits.removal.share:g}"
 
 
-def _grants_problems(grants: Granting) -> Iterator[str]:
+def _grants_problems(grants: Granting, wrong: Collection[str]) -> Iterator[str]:
     if grants.recheck < _SHORTEST_RECHECK_SECONDS:
         yield f"grants.recheck: must be at least 10s, but is {grants.recheck:g}s"
-    if grants.on_revoke == "wipe" and not grants.asks_namespaces:
+    if grants.on_revoke == "wipe" and not grants.asks_namespaces and "grants.check" not in wrong:
         yield "grants.onRevoke: wipe is only used with check: namespace or both; set that, or remove onRevoke"
 
 

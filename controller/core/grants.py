@@ -96,10 +96,30 @@ class Grants:
         known = self._known.get(grant_of(view))
         return self._wipes and known is not None and known.is_confirmed and view.secret.target is None
 
+    def knows(self, grant: Grant) -> bool:
+        """Whether any claim needs it."""
+        return grant in self._known
+
     def asks_by_itself(self, grant: Grant) -> bool:
-        """Whether it is asked again although no claim needs a token now."""
+        """Whether it is looked at again although no claim needs a token now."""
         known = self._known.get(grant)
         return known is not None and (self._wipes or known.is_denied or known.refused_since is not None)
+
+    def is_needed(self, grant: Grant, view: Callable[[Key], View | None]) -> bool | None:
+        """Whether an answer would make a difference to one of its claims; None while that can't be told.
+
+        A yes that isn't followed by a mint makes none to a claim that has no token to take away.
+        """
+        known = self._known.get(grant)
+        if known is None:
+            return False
+        is_refused, is_known = known.is_denied or known.refused_since is not None, True
+        for each in map(view, known.keys):
+            if each is not None and (is_refused or each.claim.is_filled):
+                if needs := self._needs(each):
+                    return True
+                is_known = is_known and needs is not None
+        return False if is_known else None
 
     def allows(self, grant: Grant, now: float, *, however_old: bool = False) -> bool:
         """Whether the last answer was yes, and is still good or may be `however_old`."""

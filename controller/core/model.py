@@ -61,6 +61,11 @@ class Claim:
     credential_exp: int | None
     """`exp` of the credential in place, if it is a readable JWT."""
 
+    @property
+    def is_filled(self) -> bool:
+        """Whether the Secret says that we have written something into it for this claim."""
+        return self.fingerprint is not None or bool(self.managed_hosts)
+
 
 @dataclass(frozen=True, slots=True)
 class ManagedSecret:

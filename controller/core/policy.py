@@ -33,7 +33,7 @@ FUTURE_SECONDS = (2, 600)
 
 Either somebody forged it or a clock was set back, and nobody knows how long the token really lives."""
 
-_OBJECT_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+OBJECT_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 """A name in the Kubernetes API; never a path's `..`."""
 
 _NAMED = 3
@@ -106,12 +106,13 @@ class Policy:
         resolved = self.resolve(view)
         if isinstance(resolved, Rejection):
             return Ignore() if view.claim.error == resolved.text else Report(resolved)
+        denied = self._grants.rejection(view) if self._grants is not None else None
+        if self._grants is not None and denied is not None and self._grants.wipes(view) and view.claim.is_filled:
+            return Wipe(denied)
         if self._quota is not None and self._quota.is_over(view.secret.ref):
             expiry = self.expiry(view.claim)  # a token in place stays until it ends
             return Report(Rejection(Problem.OVER_LIMIT), None if expiry is None or expiry <= now else expiry)
-        if self._grants is not None and (denied := self._grants.rejection(view)) is not None:
-            if self._grants.wipes(view) and _is_filled(view.claim):
-                return Wipe(denied)
+        if denied is not None:
             return Ignore() if view.claim.error == denied.text else Report(denied)
         for check in _DUE_CHECKS:
             if (reason := check(view, resolved, now)) is not None:
@@ -232,11 +233,6 @@ class Policy:
         return hosts
 
 
-def _is_filled(claim: Claim) -> bool:
-    """Whether a Secret says that we have written something into it for this claim."""
-    return claim.fingerprint is not None or bool(claim.managed_hosts)
-
-
 def _matches(text: str, globs: Sequence[str]) -> bool:
     return any(glob in ("*", text) or fnmatch.fnmatchcase(text, glob) for glob in globs)
 
@@ -274,7 +270,7 @@ def _too_long(view: View) -> Problem | None:
 
 def _service_account_invalid(view: View) -> Problem | None:
     name = view.claim.service_account
-    return None if name is None or _OBJECT_NAME.fullmatch(name) else Problem.SERVICE_ACCOUNT_INVALID
+    return None if name is None or OBJECT_NAME.fullmatch(name) else Problem.SERVICE_ACCOUNT_INVALID
 
 
 def _unreadable(view: View) -> Problem | None:

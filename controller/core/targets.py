@@ -189,6 +189,17 @@ class Target:
             owed=tuple(sorted(owed.items())),
         )
 
+    def gives(self, claim: Claim) -> bool:
+        """Whether a claim asks for what this target gives, and nothing else."""
+        asked = render_inputs(
+            target=self.name,
+            identity=claim.identity or None,
+            provider=claim.provider,
+            registries=claim.registries,
+            service_account=claim.service_account,
+        )
+        return asked == self.inputs
+
     def _claim(self, before: Claim) -> Claim:
         return replace(
             before,

@@ -176,12 +176,15 @@ class FanOut:
         target = self._chosen(key.namespace).get(key.name)
         return target.wanted(key.namespace) if target is not None and not key.claim else None
 
-    def gives(self, ref: Ref) -> bool | None:
-        """Whether a target of the configuration has this Secret now; None while the namespaces aren't known."""
+    def gives(self, view: View) -> bool | None:
+        """Whether a target of the configuration gives a claim what it asks for; None while the namespaces aren't known.
+
+        Until a Secret is assigned its target's inputs, it may ask for something else, which is nobody's gift.
+        """
         if not self.namespaces.is_complete:
             return None
-        target = self._chosen(ref.namespace).get(ref.name)
-        return target is not None and not target.name.startswith(ASKED)
+        target = self._chosen(view.key.namespace).get(view.key.name)
+        return target is not None and not target.name.startswith(ASKED) and target.gives(view.claim)
 
     def look_again(self, key: Key) -> None:
         """The flight that a Secret waited for has ended."""

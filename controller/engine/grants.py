@@ -9,6 +9,7 @@ wasn't waits.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -32,6 +33,9 @@ AGAIN_SECONDS = 10.0
 _UNKNOWN_SECONDS = 1.0
 """Whether a claim needs a grant is looked at again after so long: the namespaces haven't been listed."""
 
+_UNKNOWN_PASSES_SECONDS = 60.0
+"""That should pass; where it hasn't after so long, it is told, and looked at at the slower pace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
@@ -42,7 +46,10 @@ class Obstacle:
 
 
 class GrantChecker:
-    """See the module. `look_again` is called for each claim that an answer makes a difference to."""
+    """See the module. `look_again` is called for each claim that an answer makes a difference to.
+
+    `view` gives a claim as it is now.
+    """
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class GrantChecker:
         *,
         client: KubeClient,
         needs: Callable[[View], bool | None],
+        view: Callable[[Key], View | None],
         look_again: Callable[[Key], None],
         count: Callable[[GrantAnswer], None],
         now: Callable[[], float],
@@ -58,18 +66,23 @@ class GrantChecker:
         self._grants = grants
         self._client = client
         self._needs = needs
+        self._view = view
         self._look_again = look_again
         self._count = count
         self._now = now
         self._log = log
         self._queue = RefreshQueue[Grant](now, turn=lambda grant: grant.namespace)
         self._asking: dict[Grant, asyncio.Future[Rejection | None]] = {}
+        self._unanswered: dict[Grant, tuple[float, Rejection]] = {}
+        """When there was no answer the last time, and why."""
+        self._unknown_since = math.inf
 
     def replaced(self, before: Iterable[View], after: Iterable[View]) -> None:
         """These claims took the place of those."""
         new, gone = self._grants.replaced(before, after)
         for grant in gone:
             self._queue.forget(grant)
+            self._unanswered.pop(grant, None)
         for grant in new:
             if self._grants.asks_by_itself(grant):
                 self._queue.schedule(grant, self._now())
@@ -78,20 +91,23 @@ class GrantChecker:
         """What keeps a claim from a mint; None if its namespace may use the identity."""
         needs = self._needs(view)
         if needs is None:
-            return Obstacle(self._now() + _UNKNOWN_SECONDS)
+            return self._while_unknown(self._now())
         grant = grant_of(view)
         if not needs or self._grants.allows(grant, self._now()):
             return None
         self._grants.add(view)  # a target may have asked for it until now
         if (until := self._grants.waits_until(grant, self._now())) is not None:
             return Obstacle(until)
-        failure = await self._ask_once(grant)
+        if (unanswered := self._lately_unanswered(grant)) is None:
+            await self._ask_once(grant)
+            unanswered = self._lately_unanswered(grant)
         now = self._now()
-        if failure is not None:
-            return None if self._grants.allows(grant, now, however_old=True) else Obstacle(now + AGAIN_SECONDS, failure)
+        if unanswered is not None:
+            return None if self._grants.allows(grant, now, however_old=True) else unanswered
+        if self._grants.asks_by_itself(grant):
+            self._queue.schedule(grant, self._grants.next_at(grant, now))
         if self._grants.allows(grant, now):
             return None
-        self._queue.schedule(grant, self._grants.next_at(grant, now))
         return Obstacle(self._grants.waits_until(grant, now) or now)
 
     async def run(self) -> NoReturn:
@@ -104,11 +120,26 @@ class GrantChecker:
     async def _work(self) -> NoReturn:
         while True:
             grant = (await self._queue.get()).key
-            failure = await self._ask_once(grant)
+            needed = self._grants.is_needed(grant, self._view)
+            failure = await self._ask_once(grant) if needed else None
             now, next_at = self._now(), None
             if self._grants.asks_by_itself(grant):
-                next_at = now + AGAIN_SECONDS if failure is not None else self._grants.next_at(grant, now)
+                is_unclear = needed is None or failure is not None
+                next_at = now + AGAIN_SECONDS if is_unclear else self._grants.next_at(grant, now)
             self._queue.done(grant, next_at)
+
+    def _while_unknown(self, now: float) -> Obstacle:
+        """That the namespaces haven't been listed."""
+        self._unknown_since = min(now, self._unknown_since)
+        if now < self._unknown_since + _UNKNOWN_PASSES_SECONDS:
+            return Obstacle(now + _UNKNOWN_SECONDS)
+        unclear = Rejection(Problem.GRANT_UNCLEAR, ("the namespaces can't be listed",))
+        return Obstacle(now + AGAIN_SECONDS, unclear)
+
+    def _lately_unanswered(self, grant: Grant) -> Obstacle | None:
+        """That there was no answer, while it is too early to ask again, however many claims wait for one."""
+        at, failure = self._unanswered.get(grant, (-math.inf, None))
+        return Obstacle(at + AGAIN_SECONDS, failure) if at <= self._now() < at + AGAIN_SECONDS else None
 
     async def _ask_once(self, grant: Grant) -> Rejection | None:
         """Ask, unless somebody is asking already; then wait for that. Returns why there is no answer."""
@@ -118,6 +149,9 @@ class GrantChecker:
         failure: Rejection | None = Rejection(Problem.GRANT_UNCLEAR)  # for those who wait, if this is cancelled
         try:
             failure = await self._ask(grant)
+            self._unanswered.pop(grant, None)
+            if failure is not None and self._grants.knows(grant):
+                self._unanswered[grant] = self._now(), failure
             return failure
         finally:
             del self._asking[grant]

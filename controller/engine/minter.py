@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -92,8 +92,10 @@ class _Flight:
     """Even if the circuit opens while it waits."""
     waits: bool = True
     """It hasn't started."""
-    held_back: bool = False
-    """It waits because its namespace has had so many."""
+    held_back_until: float | None = None
+    """In loop time, where every namespace that waits for it has had so many: when the first of them may have more."""
+    counted_for: set[str] = field(default_factory=set)
+    """The namespaces among whose mints it counts."""
     askers: dict[Key, Coverage] = field(default_factory=dict)
 
     @property
@@ -148,6 +150,7 @@ class Minter:
     """Mints for one provider. When a flight ends, `wake` is called for each claim that got `InFlight`.
 
     `proven_by` gives the same provider for one mint, with the proof of a tenant's ServiceAccount for these claims.
+    `allowed` gives what a claim asks for, if it may have that: asked again once a mint's turn has come. None: all may.
     With `shares_token`, one token serves all hosts of the provider.
     """
 
@@ -157,6 +160,7 @@ class Minter:
         provider: Provider,
         *,
         proven_by: Callable[[Ref, Collection[Key]], Provider],
+        allowed: Callable[[Key], Awaitable[Resolved | None]] | None = None,
         group: asyncio.TaskGroup,
         now: Callable[[], float],
         wake: Callable[[Key], None],
@@ -171,6 +175,7 @@ class Minter:
         self._name = name
         self._provider = provider
         self._proven_by = proven_by
+        self._allowed = allowed
         self._group = group
         self._now = now
         self._wake = wake
@@ -248,21 +253,55 @@ class Minter:
                 asker.namespace, failing, starts_anyway=not failing or self.circuit.is_open
             )
             overdue = now - due_at + (_URGENT_LEAD_SECONDS if coverage.is_missing else 0.0)
-            wait = self._reserve(asker.namespace)
-            flight.held_back = wait > 0
-            self._waiting[failing].schedule(key, _loop_time() + wait if wait else _loop_time() - max(0.0, overdue))
-        elif flight.held_back and asker.namespace != flight.namespace and not self._reserve(asker.namespace):
-            # The namespace that asked first has had its share, and this one hasn't.
-            flight.held_back = False
-            if flight.waits and not self._waiting[flight.failing].is_processing(key):
-                self._waiting[flight.failing].schedule(key, _loop_time())
+            flight.held_back_until = self._held_back_until(flight, asker.namespace)
+            self._waiting[failing].schedule(key, flight.held_back_until or _loop_time() - max(0.0, overdue))
+        elif flight.held_back_until is not None and asker.namespace not in flight.counted_for:
+            # The namespaces that asked before have had their share, and this one hasn't, or may mint again sooner.
+            until = self._held_back_until(flight, asker.namespace)
+            if until is None or until < flight.held_back_until:
+                flight.held_back_until = until
+                if self._may_be_moved(key, flight):
+                    self._waiting[flight.failing].schedule(key, until or _loop_time())
         flight.askers[asker] = coverage
+        self._hurry(key, flight, coverage)
         return InFlight()
 
-    def _reserve(self, namespace: str) -> float:
-        """How many seconds a namespace's next mint has to wait because it has had so many."""
+    def _hurry(self, key: MintKey, flight: _Flight, coverage: Coverage) -> None:
+        """Where a valid token would end before a flight's turn, let one for claims without any take that turn instead.
+
+        So a namespace that asks for much more than it may have keeps what it has.
+        """
+        if flight.held_back_until is None or coverage.valid_until is None:
+            return
+        by = _loop_time() + (coverage.valid_until - self._now()) / 2
+        if flight.held_back_until <= by:
+            return
+        earlier = [
+            (other.held_back_until, other_key)
+            for other_key, other in self._flights.items()
+            if other.counted_for == flight.counted_for
+            and other.held_back_until is not None
+            and other.held_back_until <= by
+            and self._may_be_moved(other_key, other)
+            and all(each.is_missing for each in other.askers.values())
+        ]
+        if not earlier or not self._may_be_moved(key, flight):
+            return
+        at, other_key = max(earlier, key=lambda each: each[0])
+        for moved_key, moved_to in ((other_key, flight.held_back_until), (key, at)):
+            moved = self._flights[moved_key]
+            moved.held_back_until = moved_to
+            self._waiting[moved.failing].schedule(moved_key, moved_to)
+
+    def _may_be_moved(self, key: MintKey, flight: _Flight) -> bool:
+        """Whether a flight hasn't been taken from the queue yet."""
+        return flight.waits and not self._waiting[flight.failing].is_processing(key)
+
+    def _held_back_until(self, flight: _Flight, namespace: str) -> float | None:
+        """Count a flight among a namespace's mints; until when it has to wait because there were so many."""
         if self._mints_per_minute is None:
-            return 0.0
+            return None
+        flight.counted_for.add(namespace)
         rate = self._rates.get(namespace)
         if rate is None:
             rate = self._rates[namespace] = Rate(self._mints_per_minute / 60, burst_seconds=60.0)
@@ -272,7 +311,7 @@ class Minter:
             self._log.warning(
                 "a namespace asks for more tokens a minute than it may, so they wait", namespace=namespace
             )
-        return wait
+        return _loop_time() + wait if wait > 0 else None
 
     def owes(self, key: MintKey, asker: Key) -> bool:
         """Whether the asker's flight has ended and its result is here."""
@@ -350,9 +389,21 @@ class Minter:
             for asker in flight.askers:
                 self._wake(asker)
 
+    async def _is_wanted(self, key: MintKey, flight: _Flight) -> bool:
+        """Whether a claim that waits may still have the token: the wait may have been long."""
+        if self._allowed is None:
+            return True
+        for asker in tuple(flight.askers):
+            resolved = await self._allowed(asker)
+            if resolved is not None and self.key(resolved, asker.namespace) == key:
+                return True
+        return False
+
     async def _request(self, key: MintKey, flight: _Flight) -> None:
         started_at = self._now()
         try:
+            if not await self._is_wanted(key, flight):
+                return
             async with asyncio.timeout(self._mint_seconds):
                 tenant = key.proven_by
                 provider = self._provider if tenant is None else self._proven_by(tenant, flight.askers)

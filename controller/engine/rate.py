@@ -11,12 +11,12 @@ _ROUNDING_SECONDS = 1e-6
 class Rate:
     """A limit on starts per second: a virtual schedule (GCRA), so that waiting needs no task of its own.
 
-    `burst_seconds` worth of requests may start at once.
+    `burst_seconds` worth of requests may start at once, and one at least.
     """
 
     def __init__(self, per_second: float, *, burst_seconds: float = _BURST_SECONDS) -> None:
         self._interval_seconds = 1 / per_second
-        self._burst_seconds = burst_seconds
+        self._burst_seconds = max(burst_seconds, self._interval_seconds)
         self._taken_until = -math.inf
 
     def reserve(self, now: float) -> float:

@@ -291,11 +291,15 @@ class Reconciler:
         """Take away what we wrote for the claim, and nothing else."""
         claim = view.claim
         ours = set(claim.managed_hosts) - self._hosts_of_others(view)
-        config = dockerconfig.parse(await self._writer.read(view))
-        content = dockerconfig.merge(
-            config, hosts=(), username="", password="", remove=_still_ours(config, claim, ours)
-        )
-        await self._writer.fill(view, render_wiped(claim.name, rejection.text), content)
+        try:
+            config = dockerconfig.parse(await self._writer.read(view))
+            remove = _still_ours(config, claim, ours)
+            content = dockerconfig.merge(config, hosts=(), username="", password="", remove=remove)
+            await self._writer.fill(view, render_wiped(claim.name, rejection.text), content)
+        except NotWritten as failure:
+            if failure.rejection is not None:
+                self._report_by_event(view, failure.rejection)
+            raise
         self._log.warning("the token was taken away", **names(view.key), reason=rejection.problem.reason)
         self._report_by_event(view, rejection)
 

@@ -898,6 +898,10 @@ def test_only_admission_is_asked_unless_it_is_set(write: Write) -> None:
     ("grants", "problem"),
     [
         ({"check": "never"}, "grants.check: must be one of admission, namespace, both, but is 'never'"),
+        (
+            {"check": "never", "onRevoke": "wipe"},
+            "grants.check: must be one of admission, namespace, both, but is 'never'",
+        ),
         ({"check": "both", "recheck": "9s"}, "grants.recheck: must be at least 10s, but is 9s"),
         (
             {"onRevoke": "wipe"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller.config import AskingAccounts
@@ -53,6 +54,17 @@ async def test_one_of_another_name_may_not_ask(engine: Engine) -> None:
     async with engine.running():
         await asyncio.sleep(60)
         assert engine.api.secrets == []
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "Not a name", "x" * 254])
+async def test_what_is_no_name_of_a_secret_is_told_and_never_sent_to_the_api_server(engine: Engine, name: str) -> None:
+    engine.config = msgspec.structs.replace(engine.config, scope="cluster")
+    engine.api.put_account("team-a", ACCOUNT, identity=identity(1), secret=name)
+    async with engine.running():
+        await asyncio.sleep(60)
+        assert engine.api.requests_of("patch") == []
+        assert engine.mints == 0
+        assert engine.told("team-a") == ["SecretNotWatched"]
 
 
 async def test_where_it_is_not_enabled_the_annotation_means_nothing(clock: Clock, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from controller.config import Granting
+from controller.config import Granting, Limits, NamespaceLimits
 from controller.core.conversion import Seconds
-from controller.core.targetconfig import NamespaceEntry, TargetSettings
-from tests.unit.engine import NAME, Engine, identity
+from controller.core.targetconfig import LabelSelector, NamespaceEntry, TargetSettings
+from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.virtual_time import Clock
 
 REVIEWS = "subjectaccessreviews"
@@ -142,6 +142,25 @@ async def test_once_revoked_there_is_no_mint_after_60_s_and_the_token_is_kept_un
         assert engine.metric("claims", state="expired") == 1
 
 
+async def test_a_mint_that_waits_for_its_turn_is_not_made_once_the_grant_is_gone(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path))
+    limits = Limits(per_namespace=NamespaceLimits(mints_per_minute=1))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    for number in range(20):
+        allow(engine, "team-a", number)
+        engine.ask("team-a", number, name=f"secret-{number:02}")
+    async with engine.running():
+        await asyncio.sleep(300)
+        for number in range(20):
+            revoke(engine, "team-a", number)
+        await asyncio.sleep(60)
+        before = engine.mints
+        assert 5 <= before <= 7
+        await asyncio.sleep(1800)
+        assert engine.mints == before
+        assert engine.metric("refused_claims", reason="GrantRevoked") >= 13
+
+
 async def test_a_yes_is_good_for_the_recheck_time_and_no_longer(clock: Clock, tmp_path: Path) -> None:
     engine = asking_namespaces(Engine(clock, tmp_path), recheck=Seconds(300))
     allow(engine, "team-a")
@@ -185,6 +204,43 @@ async def test_where_asked_a_revoked_token_is_gone_within_120_s_and_everything_e
         assert engine.api.config("team-a", NAME)["auths"]["quay.io"] == theirs
 
 
+async def test_a_secret_over_its_namespaces_limit_loses_a_revoked_token_too(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    limits = Limits(per_namespace=NamespaceLimits(secrets=1))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    allow(engine, "team-a")
+    engine.api.put_secret("team-a", "older", annotations={}, config={})
+    await asyncio.sleep(2)
+    engine.ask("team-a")
+    async with engine.running():
+        before = engine.password("team-a")
+        engine.api.annotate("team-a", "older", asking(identity=identity(1)))
+        await asyncio.sleep(60)
+        assert engine.password("team-a") == before, "it is over the limit now, and keeps what it has"
+        revoke(engine, "team-a")
+        await asyncio.sleep(120)
+        assert engine.password("team-a", name="older") is None
+        assert engine.password("team-a") is None
+
+
+async def test_a_revoked_token_that_may_not_be_taken_away_is_told(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    allow(engine, "team-a")
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(60)
+        revoke(engine, "team-a")
+        engine.api.fail("patch", 403, resource="secrets", times=10_000)
+        await asyncio.sleep(1200)
+        assert engine.password("team-a")
+        assert engine.told("team-a") == ["WriteRefused"]
+        assert engine.metric("claims", state="refused") == 1
+        engine.api.heal()
+        await asyncio.sleep(910)
+        assert engine.password("team-a") is None
+        assert engine.told("team-a") == ["WriteRefused", "GrantRevoked"]
+
+
 async def test_an_authorizer_that_fails_for_ten_minutes_takes_nothing_away(clock: Clock, tmp_path: Path) -> None:
     engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
     allow(engine, "team-a")
@@ -220,6 +276,23 @@ async def test_without_an_answer_a_new_secret_waits_says_why_and_is_filled_withi
         await asyncio.sleep(11)
         assert engine.password("team-a")
         assert engine.annotation("team-a", "error") is None
+
+
+async def test_an_authorizer_that_fails_is_asked_every_ten_seconds_however_many_secrets_wait(
+    clock: Clock, tmp_path: Path
+) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path))
+    engine.config = msgspec.structs.replace(engine.config, scope="cluster")
+    allow(engine, "team-a")
+    for number in range(200):
+        engine.ask("team-a", name=f"secret-{number}")
+    engine.api.fail("create", 500, resource=REVIEWS, times=10_000)
+    async with engine.running():
+        await asyncio.sleep(600)
+        assert asked(engine) <= 62
+        engine.api.heal()
+        await asyncio.sleep(11)
+        assert engine.metric("claims", state="valid") == 200
 
 
 async def test_a_restart_neither_forgets_a_no_nor_acts_on_it_before_it_has_asked(clock: Clock, tmp_path: Path) -> None:
@@ -297,6 +370,31 @@ async def test_who_puts_a_targets_marks_on_a_secret_of_his_own_needs_a_grant_all
         assert engine.mints == 0
 
 
+async def test_no_token_of_another_identity_is_minted_while_its_target_is_still_at_work_in_the_namespace(
+    clock: Clock, tmp_path: Path
+) -> None:
+    entry = NamespaceEntry(names=("team-*",))
+    targets = [
+        TargetSettings(name=name, identity=identity(1), secret_name=secret_name, namespaces=(entry,))
+        for name, secret_name in (("a", "other"), ("everyone", NAME))
+    ]
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=tuple(targets), names=(NAME, "other")))
+    engine.api.put_namespace("team-z")
+    async with engine.running():
+        engine.ask("team-a", 9, target="everyone")
+        mark = {"pull-secret-updater.chainguard.dev/created-by": "pull-secret-updater.controller"}
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": mark}}, manager="thief")
+        await asyncio.sleep(28)
+        engine.api.latency_seconds = 3.0
+        await asyncio.sleep(4)
+        engine.api.latency_seconds = 5.0
+        engine.api.put_namespace("team-a")  # the other Secret takes 5 s, and the second no comes meanwhile
+        await asyncio.sleep(60)
+        assert engine.issuer.asked(identity(9)) == []
+        assert engine.annotation("team-a", "identity") == identity(1)
+        assert engine.password("team-a")
+
+
 async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_away(
     clock: Clock, tmp_path: Path
 ) -> None:
@@ -316,6 +414,70 @@ async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_a
         engine.api.heal()
         await asyncio.sleep(70)
         assert engine.password("team-a") not in (None, before)
+
+
+async def test_namespaces_that_can_never_be_listed_are_told_before_a_targets_token_is_lost_to_them(
+    clock: Clock, tmp_path: Path
+) -> None:
+    target = TargetSettings(
+        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
+    )
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)))
+    engine.api.put_namespace("team-a")
+    async with engine.running():
+        pass
+    engine.api.fail("list", 403, resource="namespaces", times=10_000)
+    async with engine.running():
+        await asyncio.sleep(3000)
+        assert engine.told("team-a") == ["GrantUnclear"]
+        assert (engine.annotation("team-a", "error") or "").endswith(": the namespaces can't be listed")
+        engine.api.heal()
+        await asyncio.sleep(90)
+        assert engine.expiry("team-a") > clock() + 3000
+        assert engine.annotation("team-a", "error") is None
+
+
+async def test_what_a_target_has_let_go_loses_a_revoked_token_within_120_s(clock: Clock, tmp_path: Path) -> None:
+    labelled = NamespaceEntry(selector=LabelSelector(match_labels={"tier": "prod"}))
+    target = TargetSettings(name="everyone", identity=identity(1), namespaces=(labelled,), removal="leave")
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    allow(engine, "team-a")
+    engine.api.put_namespace("team-a", labels={"tier": "prod"})
+    async with engine.running():
+        await asyncio.sleep(1780)
+        engine.api.put_namespace("team-a", labels={})
+        await asyncio.sleep(610)
+        assert engine.mints == 2, "once more in the grace time"
+        assert engine.annotation("team-a", "target") is None
+        revoke(engine, "team-a")
+        await asyncio.sleep(120)
+        assert engine.password("team-a") is None
+
+
+async def test_a_restart_asks_nothing_about_what_targets_have_made(clock: Clock, tmp_path: Path) -> None:
+    target = TargetSettings(
+        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
+    )
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    for number in range(50):
+        engine.api.put_namespace(f"team-{number}")
+    async with engine.running():
+        await asyncio.sleep(10)
+    async with engine.running():
+        await asyncio.sleep(3600)
+        assert asked(engine) == 0
+        assert engine.logged_with("a namespace may not use an identity") == []
+
+
+async def test_secrets_without_a_token_to_take_away_are_not_asked_about(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    limits = Limits(per_namespace=NamespaceLimits(secrets=5))
+    engine.config = msgspec.structs.replace(engine.config, limits=limits, scope="cluster")
+    for number in range(300):
+        engine.ask("team-a", number, name=f"secret-{number:03}")
+    async with engine.running():
+        await asyncio.sleep(600)
+        assert asked(engine) < 80, "the five that are served, once a minute"
 
 
 async def test_secrets_that_go_are_asked_about_no_more(clock: Clock, tmp_path: Path) -> None:

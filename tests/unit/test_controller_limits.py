@@ -129,6 +129,18 @@ async def test_of_a_hundred_identities_of_one_namespace_thirty_are_minted_in_the
         assert len(engine.logged_with("a namespace asks for more tokens a minute than it may")) <= 3
 
 
+async def test_a_namespace_that_may_mint_once_in_ten_minutes_does_so_at_once_the_first_time(engine: Engine) -> None:
+    limited(engine, mints_per_minute=0.1)
+    engine.ask("team-a", 1, name="first")
+    async with engine.running():
+        assert engine.password("team-a", name="first")
+        engine.ask("team-a", 2, name="second")
+        await asyncio.sleep(599)
+        assert engine.password("team-a", name="second") is None
+        await asyncio.sleep(2)
+        assert engine.password("team-a", name="second")
+
+
 async def test_an_identity_that_another_namespace_may_mint_does_not_wait(engine: Engine) -> None:
     limited(engine, mints_per_minute=1)
     engine.ask("team-a", 1, name="first")
@@ -141,6 +153,75 @@ async def test_an_identity_that_another_namespace_may_mint_does_not_wait(engine:
         await asyncio.sleep(0.5)
         assert engine.password("team-b", name="theirs") == engine.password("team-a", name="second")
         assert engine.password("team-b", name="theirs")
+
+
+async def test_a_namespace_that_has_had_its_share_waits_for_its_own_turn_and_not_for_that_of_another(
+    engine: Engine,
+) -> None:
+    limited(engine, mints_per_minute=1, per_second=1000)
+    for number in range(100, 200):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        engine.ask("team-a", 1, name="shared")  # in 100 minutes
+        engine.ask("team-b", 2, name="first")
+        await asyncio.sleep(1)
+        engine.ask("team-b", 1, name="shared")
+        await asyncio.sleep(61)
+        assert engine.password("team-b", name="shared")
+        assert engine.password("team-a", name="shared") == engine.password("team-b", name="shared")
+        for number in range(100, 200):
+            engine.api.delete_secret("team-a", f"secret-{number}")
+        await engine.settle()
+
+
+async def test_nothing_is_minted_for_secrets_that_went_while_they_waited(engine: Engine) -> None:
+    limited(engine, mints_per_minute=1)
+    for number in range(20):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        for number in range(20):
+            engine.api.delete_secret("team-a", f"secret-{number}")
+        await asyncio.sleep(1800)
+        assert engine.mints == 1
+
+
+async def test_a_valid_token_is_not_lost_to_newcomers_that_asked_for_theirs_before(
+    engine: Engine, clock: Clock
+) -> None:
+    limited(engine, mints_per_minute=1, per_second=1000)
+    for number in range(5):
+        engine.ask("team-a", number, name=f"old-{number}")
+    async with engine.running():
+        await asyncio.sleep(300)
+        for number in range(100, 200):
+            engine.ask("team-a", number, name=f"new-{number}")
+        for _ in range(150):
+            await asyncio.sleep(60)
+            assert all(engine.expiry("team-a", name=f"old-{number}") > clock() for number in range(5))
+        assert engine.mints <= 157
+        assert engine.metric("claims", state="valid") >= 30, "and as many of the new ones as the limit can keep alive"
+        for number in range(100, 200):
+            engine.api.delete_secret("team-a", f"new-{number}")
+        await engine.settle()
+
+
+async def test_a_mint_that_a_hundred_secrets_wait_for_counts_once(engine: Engine) -> None:
+    limited(engine, mints_per_minute=2, per_second=1000)
+    for number in range(100, 120):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        engine.ask("team-a", 1, name="shared")
+        for number in (2, 3):
+            engine.ask("team-b", number, name=f"theirs-{number}")
+        await asyncio.sleep(1)
+        for number in range(100):
+            engine.ask("team-b", 1, name=f"shared-{number}")
+        await asyncio.sleep(31)
+        assert engine.password("team-b", name="shared-99")
+        engine.ask("team-b", 4, name="theirs-4")
+        await asyncio.sleep(61)
+        assert engine.password("team-b", name="theirs-4")
+        await asyncio.sleep(600)
 
 
 steps = st.lists(
