@@ -175,6 +175,7 @@ class Controller:
             window=config.refresh.window,
             quota=quota,
             grants=grants,
+            is_gift=self._is_gift,
         )
         self._queues = {
             name: RefreshQueue[Key](now, turn=lambda key: key.namespace) for name in (*config.providers, NO_PROVIDER)
@@ -399,10 +400,17 @@ class Controller:
         """
         if view.claim.service_account is not None:
             return False
-        if self._fan_out is None or view.secret.target is None or view.claim.name:
-            return True
-        given = self._fan_out.gives(view)
+        given = self._given(view)
         return None if given is None else not given
+
+    def _given(self, view: View) -> bool | None:
+        """Whether a claim's token is what a target gives; None while that can't be told."""
+        if self._fan_out is None or view.secret.target is None or view.claim.name:
+            return False
+        return self._fan_out.gives(view)
+
+    def _is_gift(self, view: View) -> bool:
+        return self._given(view) is not False
 
     def _known_grants(self) -> Grants:
         settings = self._config.grants

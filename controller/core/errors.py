@@ -228,8 +228,8 @@ class Problem(enum.Enum):
     GRANT_REVOKED = (
         "GrantRevoked",
         (
-            "the namespace may not use this identity, or not any more, so it gets no token; ask whoever manages RBAC "
-            "for a RoleBinding that lets the ServiceAccounts of the namespace use it, as docs/tenancy.md shows"
+            "the namespace isn't allowed to use this identity, or no longer is, so it gets no token; ask whoever "
+            "manages RBAC for a RoleBinding that lets the namespace's ServiceAccounts use it, as docs/tenancy.md shows"
         ),
         Pace.SLOW,
     )
@@ -244,8 +244,8 @@ class Problem(enum.Enum):
     TARGET_CONFLICT = (
         "TargetConflict",
         (
-            "a target wants a Secret of this name here, but there is one that it hasn't made, so it is left alone; "
-            "delete or rename that one, or exclude the namespace from the target"
+            "a target wants a Secret of this name here, but there already is one that it didn't make, so it is left "
+            "alone; delete or rename that one, or exclude the namespace from the target"
         ),
         Pace.SLOW,
     )
@@ -260,8 +260,8 @@ class Problem(enum.Enum):
     TARGET_KEPT = (
         "TargetKept",
         (
-            "the Secret is no longer a target's, and holds more than the target's token, so it isn't deleted; the "
-            "token in it runs out"
+            "the Secret is no longer a target's, and holds more than the target's token, so it isn't deleted; its "
+            "token is left to expire"
         ),
         Pace.SLOW,
     )
@@ -292,11 +292,20 @@ class Problem(enum.Enum):
         ),
         Pace.FAST,
     )
+    MINTS_LIMITED = (
+        "MintsLimited",
+        (
+            "this namespace asks for more tokens a minute than the operator allows, so some of its Secrets wait for "
+            "more than a minute; ask for fewer identities, or ask whoever runs pull-secret-updater for a higher "
+            "limits.perNamespace.mintsPerMinute"
+        ),
+        Pace.FAST,
+    )
     GRANT_UNCLEAR = (
         "GrantUnclear",
         (
-            "the API server doesn't tell whether the namespace may use this identity; check the cluster's authorizers "
-            "and that manifests/components/grants is applied; the controller retries automatically"
+            "the API server gives no answer on whether the namespace may use this identity; check the cluster's "
+            "authorizers and that manifests/components/grants is applied; the controller retries automatically"
         ),
         Pace.FAST,
     )

@@ -81,7 +81,8 @@ class Shape:
 class Policy:
     """Decides by the operator's configuration: which providers there are, and when a life is used up.
 
-    A Secret that is over its namespace's quota is not served; that is never written into it, since there may be many.
+    A Secret that is over its namespace's quota is not served, but for what a target gives (`is_gift`). That is never
+    written into it, since there may be many.
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class Policy:
         window: RefreshWindow,
         quota: Quota | None = None,
         grants: Grants | None = None,
+        is_gift: Callable[[View], bool] = lambda _: False,
     ) -> None:
         self._profiles = {profile.name: profile for profile in profiles}
         self._shapes = tuple(shapes)
         self._window = window
         self._quota = quota
         self._grants = grants
+        self._is_gift = is_gift
 
     def decide(self, view: View, now: float, standing: Standing | None = None) -> Decision:
         """What to do about a claim at `now`; `standing` is what to report of it even if its token is valid."""
@@ -109,7 +112,7 @@ class Policy:
         denied = self._grants.rejection(view) if self._grants is not None else None
         if self._grants is not None and denied is not None and self._grants.wipes(view) and view.claim.is_filled:
             return Wipe(denied)
-        if self._quota is not None and self._quota.is_over(view.secret.ref):
+        if self._quota is not None and self._quota.is_over(view.secret.ref) and not self._is_gift(view):
             expiry = self.expiry(view.claim)  # a token in place stays until it ends
             return Report(Rejection(Problem.OVER_LIMIT), None if expiry is None or expiry <= now else expiry)
         if denied is not None:

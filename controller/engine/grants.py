@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from structlog.typing import FilteringBoundLogger
@@ -30,6 +30,7 @@ WORKERS = 4
 AGAIN_SECONDS = 10.0
 """An API server that didn't answer is asked again at this pace."""
 
+_ROUNDING_SECONDS = 0.001
 _UNKNOWN_SECONDS = 1.0
 """Whether a claim needs a grant is looked at again after so long: the namespaces haven't been listed."""
 
@@ -71,7 +72,8 @@ class GrantChecker:
         self._count = count
         self._now = now
         self._log = log
-        self._queue = RefreshQueue[Grant](now, turn=lambda grant: grant.namespace)
+        # In loop time, like all that is known of grants: no step of the clock makes a second no of a first one.
+        self._queue = RefreshQueue[Grant](_loop_time, turn=lambda grant: grant.namespace)
         self._asking: dict[Grant, asyncio.Future[Rejection | None]] = {}
         self._unanswered: dict[Grant, tuple[float, Rejection]] = {}
         """When there was no answer the last time, and why."""
@@ -85,23 +87,29 @@ class GrantChecker:
             self._unanswered.pop(grant, None)
         for grant in new:
             if self._grants.asks_by_itself(grant):
-                self._queue.schedule(grant, self._now())
+                self._queue.schedule(grant, _loop_time())
 
     async def obstacle(self, view: View) -> Obstacle | None:
         """What keeps a claim from a mint; None if its namespace may use the identity."""
+        found = await self._obstacle(view)
+        # A moment later than by the clock alone, so that rounding never makes it too early.
+        return found and replace(found, again_at=self._now() + found.again_at - _loop_time() + _ROUNDING_SECONDS)
+
+    async def _obstacle(self, view: View) -> Obstacle | None:
+        """The same in loop time."""
         needs = self._needs(view)
         if needs is None:
-            return self._while_unknown(self._now())
+            return self._while_unknown(_loop_time())
         grant = grant_of(view)
-        if not needs or self._grants.allows(grant, self._now()):
+        if not needs or self._grants.allows(grant, _loop_time()):
             return None
         self._grants.add(view)  # a target may have asked for it until now
-        if (until := self._grants.waits_until(grant, self._now())) is not None:
+        if (until := self._grants.waits_until(grant, _loop_time())) is not None:
             return Obstacle(until)
         if (unanswered := self._lately_unanswered(grant)) is None:
             await self._ask_once(grant)
             unanswered = self._lately_unanswered(grant)
-        now = self._now()
+        now = _loop_time()
         if unanswered is not None:
             return None if self._grants.allows(grant, now, however_old=True) else unanswered
         if self._grants.asks_by_itself(grant):
@@ -122,7 +130,7 @@ class GrantChecker:
             grant = (await self._queue.get()).key
             needed = self._grants.is_needed(grant, self._view)
             failure = await self._ask_once(grant) if needed else None
-            now, next_at = self._now(), None
+            now, next_at = _loop_time(), None
             if self._grants.asks_by_itself(grant):
                 is_unclear = needed is None or failure is not None
                 next_at = now + AGAIN_SECONDS if is_unclear else self._grants.next_at(grant, now)
@@ -139,7 +147,7 @@ class GrantChecker:
     def _lately_unanswered(self, grant: Grant) -> Obstacle | None:
         """That there was no answer, while it is too early to ask again, however many claims wait for one."""
         at, failure = self._unanswered.get(grant, (-math.inf, None))
-        return Obstacle(at + AGAIN_SECONDS, failure) if at <= self._now() < at + AGAIN_SECONDS else None
+        return Obstacle(at + AGAIN_SECONDS, failure) if at <= _loop_time() < at + AGAIN_SECONDS else None
 
     async def _ask_once(self, grant: Grant) -> Rejection | None:
         """Ask, unless somebody is asking already; then wait for that. Returns why there is no answer."""
@@ -151,7 +159,7 @@ class GrantChecker:
             failure = await self._ask(grant)
             self._unanswered.pop(grant, None)
             if failure is not None and self._grants.knows(grant):
-                self._unanswered[grant] = self._now(), failure
+                self._unanswered[grant] = _loop_time(), failure
             return failure
         finally:
             del self._asking[grant]
@@ -162,14 +170,20 @@ class GrantChecker:
             allowed = await self._client.may_use(grant.identity, grant.namespace, group=group_of(grant.namespace))
         except ApiError as error:
             self._count("failed")
-            self._log.warning("who may use an identity can't be told", **grant._asdict(), detail=str(error))
+            self._log.warning(
+                "can't tell whether a namespace may use an identity", **grant._asdict(), detail=str(error)
+            )
             return Rejection(Problem.GRANT_UNCLEAR, (error.why,) if isinstance(error, Forbidden) and error.why else ())
         self._count("granted" if allowed else "refused")
-        changed = self._grants.answered(grant, allowed=allowed, now=self._now())
+        changed = self._grants.answered(grant, allowed=allowed, now=_loop_time())
         if changed and allowed:
             self._log.info("a namespace may use an identity again", **grant._asdict())
         elif changed:
-            self._log.warning("a namespace may not use an identity, or not any more", **grant._asdict())
+            self._log.warning("a namespace may not, or may no longer, use an identity", **grant._asdict())
         for key in changed:
             self._look_again(key)
         return None
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()

@@ -81,6 +81,9 @@ class Failed:
 class InFlight:
     """A request for this token is on its way; its end wakes every claim that asked."""
 
+    waits_seconds: float = 0.0
+    """Until the namespace may have so many."""
+
 
 @dataclass(slots=True)
 class _Flight:
@@ -264,7 +267,7 @@ class Minter:
                     self._waiting[flight.failing].schedule(key, until or _loop_time())
         flight.askers[asker] = coverage
         self._hurry(key, flight, coverage)
-        return InFlight()
+        return InFlight(max(0.0, (flight.held_back_until or 0.0) - _loop_time()))
 
     def _hurry(self, key: MintKey, flight: _Flight, coverage: Coverage) -> None:
         """Where a valid token would end before a flight's turn, let one for claims without any take that turn instead.
@@ -309,7 +312,8 @@ class Minter:
         if wait > 0 and namespace not in self._held_back:
             self._held_back[namespace] = True
             self._log.warning(
-                "a namespace asks for more tokens a minute than it may, so they wait", namespace=namespace
+                "a namespace asks for more tokens a minute than limits.perNamespace.mintsPerMinute allows",
+                namespace=namespace,
             )
         return _loop_time() + wait if wait > 0 else None
 

@@ -91,8 +91,8 @@ class Reconciler:
         self._reported: cachetools.TTLCache[Key, tuple[object, ...]] = cachetools.TTLCache(
             _REMEMBERED, _REPORTED_SECONDS, timer=now
         )
-        # The namespaces of which it was reported that they have too many Secrets.
-        self._over_limit: cachetools.TTLCache[str, bool] = cachetools.TTLCache(
+        # The namespaces of which it was reported that they are over a limit.
+        self._over_limit: cachetools.TTLCache[tuple[str, Problem], bool] = cachetools.TTLCache(
             _REMEMBERED, _REPORTED_SECONDS, timer=now
         )
         # For a claim that changed too often during one run: how often in a row, since when and until when it is left
@@ -149,7 +149,7 @@ class Reconciler:
             case Keep(until):
                 return until
             case Report(Rejection(Problem.OVER_LIMIT) as rejection, until):
-                self._report_over_limit(view, rejection)
+                self._report_once_a_namespace(view, rejection)
                 return until
             case Report(rejection, until):
                 await self._report(view, rejection)
@@ -186,7 +186,9 @@ class Reconciler:
             heals=reason is Reason.EDITED or self._contested.standing(view, self._now()) is not None,
         )
         match outcome:
-            case InFlight():
+            case InFlight(waits_seconds):
+                if waits_seconds > STUCK_SECONDS and self._coverage(view).is_missing:
+                    self._report_once_a_namespace(view, Rejection(Problem.MINTS_LIMITED))
                 return None
             case Failed(rejection, retry_at):
                 self._metrics.refreshed(resolved.provider, "failed", reason)
@@ -387,11 +389,12 @@ class Reconciler:
             self._notices.recovered(view.secret)
         self._reported[view.key] = (view.inputs, text)
 
-    def _report_over_limit(self, view: View, rejection: Rejection) -> None:
-        """Once a namespace: there may be thousands of such Secrets, and none of them is written for it."""
-        if view.key.namespace not in self._over_limit:
-            self._over_limit[view.key.namespace] = True
-            self._log.warning("a namespace has too many Secrets", **names(view.key))
+    def _report_once_a_namespace(self, view: View, rejection: Rejection) -> None:
+        """What is over a limit: there may be thousands of such Secrets, and none of them is written for it."""
+        place = view.key.namespace, rejection.problem
+        if place not in self._over_limit:
+            self._over_limit[place] = True
+            self._log.warning("a namespace is over a limit", **names(view.key), reason=rejection.problem.reason)
             self._notices.rejected(view.secret, rejection)
 
     def _report_by_event(self, view: View, rejection: Rejection) -> None:

@@ -466,7 +466,7 @@ async def test_a_restart_asks_nothing_about_what_targets_have_made(clock: Clock,
     async with engine.running():
         await asyncio.sleep(3600)
         assert asked(engine) == 0
-        assert engine.logged_with("a namespace may not use an identity") == []
+        assert engine.logged_with("a namespace may not, or may no longer, use") == []
 
 
 async def test_secrets_without_a_token_to_take_away_are_not_asked_about(clock: Clock, tmp_path: Path) -> None:
@@ -539,6 +539,21 @@ async def test_whatever_happens_to_grants_and_authorizer_the_end_is_what_rbac_sa
                 assert bool(engine.password(namespace)) == has_grant
             states = {state: engine.metric("claims", state=state) for state in ("valid", "refused", "contested")}
             assert sum(states.values()) == len(namespaces), "contested where it was written over again and again"
+
+
+async def test_a_clock_set_forward_makes_no_second_no_of_a_first_one(clock: Clock, tmp_path: Path) -> None:
+    engine = asking_namespaces(Engine(clock, tmp_path), on_revoke="wipe")
+    allow(engine, "team-a")
+    engine.ask("team-a")
+    async with engine.running():
+        await asyncio.sleep(50)
+        revoke(engine, "team-a")
+        await asyncio.sleep(11)
+        clock.step(60)
+        await asyncio.sleep(12)
+        assert engine.password("team-a")
+        await asyncio.sleep(30)
+        assert engine.password("team-a") is None
 
 
 def test_the_recheck_time_is_a_minute_unless_it_is_set() -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from controller.config import Limits, NamespaceLimits
 from controller.core.model import Ref
 from controller.core.quota import Quota
-from tests.unit.engine import Engine
+from controller.core.targetconfig import NamespaceEntry, TargetSettings
+from tests.unit.engine import Engine, identity
 from tests.unit.fakes import managed
 from tests.unit.virtual_time import Clock
 
@@ -222,6 +223,43 @@ async def test_a_mint_that_a_hundred_secrets_wait_for_counts_once(engine: Engine
         await asyncio.sleep(61)
         assert engine.password("team-b", name="theirs-4")
         await asyncio.sleep(600)
+
+
+async def test_a_namespace_whose_secrets_wait_for_more_than_a_minute_is_told_once(engine: Engine) -> None:
+    limited(engine, mints_per_minute=1)
+    for number in range(100):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    engine.ask("team-b", 200, name="theirs")
+    async with engine.running():
+        await asyncio.sleep(300)
+        assert engine.told("team-a") == ["MintsLimited"]
+        assert engine.told("team-b") == []
+        for number in range(100):
+            engine.api.delete_secret("team-a", f"secret-{number}")
+        await engine.settle()
+
+
+async def test_a_wait_of_a_few_seconds_is_nothing_to_tell(engine: Engine) -> None:
+    limited(engine, mints_per_minute=30)
+    for number in range(40):
+        engine.ask("team-a", number, name=f"secret-{number}")
+    async with engine.running():
+        await asyncio.sleep(60)
+        assert engine.metric("claims", state="valid") == 40
+        assert engine.told("team-a") == []
+
+
+async def test_a_targets_secret_is_served_whatever_the_tenant_asks_for_himself(clock: Clock, tmp_path: Path) -> None:
+    target = TargetSettings(name="everyone", identity=identity(1), namespaces=(NamespaceEntry(names=("team-*",)),))
+    engine = limited(Engine(clock, tmp_path, targets=(target,)), secrets=2)
+    for number in range(3):
+        engine.ask("team-a", 5, name=f"secret-{number}")
+    await asyncio.sleep(3)
+    engine.api.put_namespace("team-a")
+    async with engine.running():
+        await asyncio.sleep(4000)
+        assert engine.expiry("team-a") > clock()
+        assert over_limit(engine) == 1
 
 
 steps = st.lists(

@@ -114,7 +114,7 @@ def test_every_problem_that_a_mint_can_have_is_a_result() -> None:
     elsewhere = {problem for problem in Problem if problem.pace.value == "on change"}
     writes = {Problem.WRITE_REFUSED, Problem.WRITE_FAILS, Problem.FIGHT}
     targets = {Problem.SECRET_NOT_WATCHED, Problem.TARGET_CONFLICT, Problem.TARGET_CONTESTED, Problem.TARGET_KEPT}
-    grants = {Problem.GRANT_REVOKED, Problem.GRANT_UNCLEAR}
+    grants = {Problem.GRANT_REVOKED, Problem.GRANT_UNCLEAR, Problem.MINTS_LIMITED}
     assert set(MINT_PROBLEMS) == set(Problem) - elsewhere - writes - targets - grants
 
 
