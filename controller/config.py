@@ -10,7 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 import yaml
@@ -211,23 +211,29 @@ def _read(path: Path) -> tuple[Any, dict[str, int]]:
     """What is in the file, and the line of each key by its path. Raises ConfigError."""
     try:
         with path.open("rb") as file:
-            text = file.read(_MAX_FILE_BYTES + 1)
-        if len(text) > _MAX_FILE_BYTES:
-            raise ConfigError([f"{path}: is larger than 1 MiB"], {})
+            return parse(file, str(path))
+    except OSError as error:
+        raise ConfigError([f"{path}: can't be read: {error.strerror}"], {}) from error
+
+
+def parse(file: IO[bytes], name: str) -> tuple[Any, dict[str, int]]:
+    """The YAML in an open file, and the line of each key by its path. Raises ConfigError, which says `name`."""
+    text = file.read(_MAX_FILE_BYTES + 1)
+    if len(text) > _MAX_FILE_BYTES:
+        raise ConfigError([f"{name}: is larger than 1 MiB"], {})
+    try:
         loader = _Loader(text.decode())
         node = loader.get_single_node()
         return ({}, {}) if node is None else (loader.construct_document(node), dict(_lines(node, "")))
-    except OSError as error:
-        raise ConfigError([f"{path}: can't be read: {error.strerror}"], {}) from error
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not text in UTF-8"], {}) from error
+        raise ConfigError([f"{name}: is not text in UTF-8"], {}) from error
     except RecursionError as error:
-        raise ConfigError([f"{path}: is nested too deeply"], {}) from error
+        raise ConfigError([f"{name}: is nested too deeply"], {}) from error
     except yaml.YAMLError as error:
         mark, reason = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(
-            [f"{path}: is not valid YAML{where}: {reason or 'it has a character that YAML forbids'}"], {}
+            [f"{name}: is not valid YAML{where}: {reason or 'it has a character that YAML forbids'}"], {}
         ) from error
 
 

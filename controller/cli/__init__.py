@@ -6,6 +6,7 @@ import click
 
 from controller import __version__
 from controller.cli.check_config import check_config
+from controller.cli.migrate import migrate
 from controller.cli.run import run
 
 
@@ -17,3 +18,4 @@ def main() -> None:
 
 main.add_command(run)
 main.add_command(check_config)
+main.add_command(migrate)

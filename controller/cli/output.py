@@ -18,3 +18,9 @@ def fail(sentence: str, problems: Iterable[str]) -> NoReturn:
     for problem in problems:
         click.echo(f"  {problem}", err=True)
     sys.exit(1)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """Say on standard error why what was given can't be used, and exit with 2."""
+    click.echo(f"pull-secret-updater: {sentence}", err=True)
+    sys.exit(2)
