@@ -1,7 +1,8 @@
-"""Helm (https://helm.sh), built from its pinned Go module."""
+"""Helm (https://helm.sh), built from its pinned Go modules: 3, which most people have, and 4."""
 
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 from hack.gomodule import GoPrograms
 
@@ -10,21 +11,28 @@ CHART = ROOT / "manifests" / "chart"
 KUBE_VERSION = "1.37.0"
 """Of the cluster that a chart is rendered for: Helm built from its module takes any cluster for v1.20."""
 
-HELM = GoPrograms(
-    name="helm",
-    module=ROOT / "hack" / "tools" / "helm",
-    packages={"helm": "helm.sh/helm/v3/cmd/helm"},
-    estimate="2 to 4 minutes on 2 cores",
-)
+Major = Literal[3, 4]
+
+
+def _programs(name: str, major: Major) -> GoPrograms:
+    return GoPrograms(
+        name=name,
+        module=ROOT / "hack" / "tools" / name,
+        packages={"helm": f"helm.sh/helm/v{major}/cmd/helm"},
+        estimate="2 to 4 minutes on 2 cores",
+    )
+
+
+HELM: dict[Major, GoPrograms] = {3: _programs("helm", 3), 4: _programs("helm4", 4)}
 
 
 class HelmError(Exception):
     """Helm failed; the message is what it said."""
 
 
-def helm(*arguments: str | Path) -> str:
+def helm(*arguments: str | Path, major: Major = 3) -> str:
     """What Helm prints. Raises HelmError, BinariesError."""
-    command = [str(HELM.find_or_build() / "helm"), *map(str, arguments)]
+    command = [str(HELM[major].find_or_build() / "helm"), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         # It says of each link in the chart that it follows it.
@@ -34,4 +42,5 @@ def helm(*arguments: str | Path) -> str:
 
 
 if __name__ == "__main__":  # so that the progress of a build is seen
-    HELM.find_or_build()
+    for programs in HELM.values():
+        programs.find_or_build()

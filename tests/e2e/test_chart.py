@@ -73,6 +73,14 @@ def test_each_example_passes_lint_is_a_valid_configuration_and_renders_to_the_sa
             load(tmp_path / "config.yaml")
 
 
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_helm_4_lints_each_example_too_and_renders_the_same_objects(name: str, tmp_path: Path) -> None:
+    values = ("-f", EXAMPLES[name], "--kube-version", KUBE_VERSION)
+    assert "0 chart(s) failed" in helm("lint", "--strict", CHART, *values, major=4)
+    text = helm("template", "psu", CHART, "-n", NAMESPACE, *values, major=4)
+    assert [each for each in yaml.safe_load_all(text) if each] == render(EXAMPLES[name], tmp_path=tmp_path)
+
+
 def test_the_schema_is_the_one_that_the_controllers_types_give() -> None:
     assert json.loads(schema.FILE.read_text()) == schema.schema(), "python -m hack.chart.schema writes it anew"
 
@@ -542,7 +550,7 @@ def test_the_page_installs_what_it_says(cluster: Cluster, manifests: str, tmp_pa
     assert values[0].startswith("# values.yaml\n")
     (tmp_path / "values.yaml").write_text(values[0])
     (tmp_path / "manifests").symlink_to(installed.MANIFESTS)
-    tools = f"{HELM.find_or_build()}:{kubectl().parent}:{os.environ['PATH']}"
+    tools = f"{HELM[3].find_or_build()}:{kubectl().parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": tools, "KUBECONFIG": str(cluster.kubeconfig)}
     try:
         done = subprocess.run(
