@@ -4,25 +4,33 @@ import copy
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from controller.cli import main
 from controller.config import load
 from hack.chart import CHART, HELM, HelmError, helm, readme, schema
 from hack.chart.helm import KUBE_VERSION
 from hack.localcluster import kubectl
+from testing.api import ApiError
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
+from testing.crusoe import Crusoe
 from testing.exchange import Issuer
-from tests.e2e.support import installed
+from testing.wire import Servers, Wire
+from tests.e2e.support import installed, kubelet
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import Tenant, eventually, token
+from tests.e2e.support.tenant import FILL_SECONDS, Tenant, eventually, token
 
 Object = dict[str, Any]
 EXAMPLES = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").iterdir())}
@@ -501,13 +509,9 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
     taken = {key: value for key, value in config.items() if key != "providers"}
 
     def start(settings: Object) -> ControllerProcess:
-        def guarded() -> ControllerProcess | None:
-            try:
-                return controller(config=settings)
-            except AssertionError:  # a policy that was just installed takes the API server a moment
-                return None
-
-        found = eventually(guarded, timeout=60, what="it starts with the chart's policies")
+        found = eventually(
+            lambda: _started(controller, settings), timeout=60, what="it starts with the chart's policies"
+        )
         assert found is not None
         return found
 
@@ -581,3 +585,74 @@ def test_every_piece_of_values_on_the_page_renders(tmp_path: Path) -> None:
         [{"key": "CRUSOE_ACCESS_KEY", "path": "CRUSOE_ACCESS_KEY"}],
         [{"key": "CRUSOE_SECRET_KEY", "path": "CRUSOE_SECRET_KEY"}],
     ]
+
+
+ROTATOR = """
+crusoeCredentialsSecretName: crusoe-secrets
+schedule: "0 */6 * * *"
+token: {expirationHours: 6, alias: of-this-cluster}
+targetSecret:
+  name: crusoe-image-pull-secrets
+  namespaces: [NAMESPACES]
+  registryUrl: registry.us-east1-a.ccr.crusoecloudcompute.com
+  registryUsername: puller@acme.example
+"""
+"""Values of Crusoe's rotator chart."""
+
+
+def test_the_values_of_crusoes_rotator_become_ours_and_its_secret_is_valid_in_each_listed_namespace(
+    cluster: Cluster,
+    release: Callable[[Object], Object],
+    controller: Callable[..., ControllerProcess],
+    namespaces: Callable[[], str],
+    tmp_path: Path,
+) -> None:
+    listed = [namespaces() for _ in range(2)]
+    migrated = CliRunner().invoke(
+        main, ["migrate", "crusoe", "-f", "-"], input=ROTATOR.replace("NAMESPACES", ", ".join(listed))
+    )
+    assert migrated.exit_code == 0, migrated.stderr
+    values = yaml.safe_load(migrated.stdout)
+    assert values.pop("namespaceOverride") == "crusoe-system"
+    config = release(values)
+
+    keys = {"access_key": "AK-puller", "secret_key": secrets.token_urlsafe(32)}
+    (provider,) = config["providers"].values()
+    for setting, value in zip(("accessKey", "secretKey"), keys.values(), strict=True):
+        (tmp_path / setting).write_text(value)
+        provider[setting] = {"file": str(tmp_path / setting)}
+    crusoe = Crusoe(time.time, **keys)
+    (host,) = provider["registries"]
+
+    def holds_the_token(namespace: str) -> bool:
+        try:
+            secret = cluster.api.get(f"/api/v1/namespaces/{namespace}/secrets/crusoe-image-pull-secrets")
+        except ApiError:  # it isn't there yet
+            return False
+        user, password = kubelet.credentials(secret).get(host, ("", ""))
+        return user == "puller@acme.example" and password in crusoe.minted
+
+    with Servers() as servers:
+        provider["apiUrl"] = f"{servers.serve(Wire(crusoe, clock=time.time))}/v1"
+        started = eventually(
+            lambda: _started(controller, config),
+            timeout=60,
+            what="it starts with the chart's policies",
+        )
+        assert started is not None
+        for namespace in listed:
+            eventually(
+                partial(holds_the_token, namespace), timeout=FILL_SECONDS, what=f"made and filled in {namespace}"
+            )
+        cluster.issued_tokens.extend(crusoe.minted)
+        assert [each.get("alias") for each in crusoe.wanted] == ["of-this-cluster"], "one token for both"
+        for namespace in listed:
+            cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/crusoe-image-pull-secrets")
+
+
+def _started(controller: Callable[..., ControllerProcess], config: Object) -> ControllerProcess | None:
+    """None where it ends: a policy that was just installed takes the API server a moment."""
+    try:
+        return controller(config=config)
+    except AssertionError:
+        return None
