@@ -63,6 +63,10 @@ class _Secret(msgspec.Struct, frozen=True):
     data: _Data | None = None
 
 
+class _Keys(msgspec.Struct, frozen=True):
+    data: dict[str, msgspec.Raw] | None = None
+
+
 class _MetadataOnly(msgspec.Struct, frozen=True):
     metadata: _Metadata
 
@@ -123,6 +127,11 @@ def project_annotated(reply: bytes, *, before: ManagedSecret) -> ObservedSecret:
 def config_bytes(raw: bytes) -> bytes:
     """The bytes of .dockerconfigjson in a Secret's JSON; empty if there are none. Raises ValueError."""
     return _content(_secret_decoder.decode(raw))
+
+
+def has_other_keys(raw: bytes) -> bool:
+    """Whether a Secret's JSON has data beside .dockerconfigjson, which no projection keeps. Raises ValueError."""
+    return bool((msgspec.json.decode(raw, type=_Keys).data or {}).keys() - {DATA_KEY})
 
 
 def _content(secret: _Secret) -> bytes:

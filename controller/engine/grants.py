@@ -24,7 +24,7 @@ from controller.kube.client import KubeClient
 from controller.kube.errors import ApiError, Forbidden
 from controller.observe.metrics import GrantAnswer
 
-WORKERS = 4
+WORKERS = 8
 """Questions at once that no claim waits for."""
 
 AGAIN_SECONDS = 10.0

@@ -10,7 +10,7 @@ from controller.core import dockerconfig
 from controller.core.annotations import CREATED_BY, TARGET, Written, render_inputs, render_written
 from controller.core.model import ManagedSecret, Ref, Resolved, Token
 from controller.core.policy import issued_for
-from controller.core.projection import DATA_KEY, SECRET_TYPE, project_stranger
+from controller.core.projection import DATA_KEY, SECRET_TYPE, has_other_keys, project_stranger
 from controller.core.targets import Stranger, Target, is_removable
 from controller.engine.reconciler import fingerprint
 from controller.kube.client import KubeClient
@@ -56,7 +56,7 @@ class TargetWriter:
 
     async def remove(self, secret: ManagedSecret) -> bool:
         """Delete a target's Secret. False: it holds something else too, so it is only let go and no longer served."""
-        if is_removable(secret):
+        if is_removable(secret) and not has_other_keys(await self._client.get_secret(secret.ref)):
             await self._client.delete_secret(secret.ref, uid=secret.uid, resource_version=secret.resource_version)
             return True
         nothing = render_inputs(target=None, identity=None, provider=None, registries=None, service_account=None)

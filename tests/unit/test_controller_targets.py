@@ -487,6 +487,19 @@ async def test_a_secret_with_somebodys_entry_is_let_go_and_not_deleted(make: Mak
         assert engine.told("a") == ["TargetKept"]
 
 
+async def test_a_secret_with_somebodys_data_under_another_key_is_let_go_and_not_deleted(make: Make) -> None:
+    engine = make(target(namespaces=(LABELLED,)))
+    engine.api.put_namespace("a", labels=IN)
+    async with engine.running():
+        engine.api.merge_patch("a", NAME, {"data": {"theirs": "YTpi"}}, manager="kubectl-edit")
+        await asyncio.sleep(1)
+        engine.api.put_namespace("a")
+        await asyncio.sleep(601)
+        assert engine.api.secret("a", NAME)["data"]["theirs"] == "YTpi"
+        assert engine.annotation("a", "identity") is None
+        assert engine.told("a") == ["TargetKept"]
+
+
 async def test_a_namespace_that_opts_out_loses_the_secret_at_once(make: Make) -> None:
     engine = make()
     everywhere(engine, 2)
