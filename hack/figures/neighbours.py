@@ -46,6 +46,10 @@ class Tenant:
         with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(self._create, range(self._count)))
 
+    def remove(self) -> None:
+        """Delete all Secrets."""
+        self._api.delete(f"/api/v1/namespaces/{self.namespace}/secrets")
+
     def _create(self, number: int) -> None:
         body = {
             "metadata": {"name": f"secret-{number}", "annotations": self._annotations},
@@ -109,6 +113,7 @@ def main(*, secrets: int, limit: int, fills: int) -> None:
                     over = controller.metrics().value("refused_claims", reason="OverLimit")
                     events = _events(cluster, tenant.namespace)
                     click.echo(f"  OverLimit: {over:.0f}, told by {events} Event(s)")
+                tenant.remove()
 
 
 def _events(cluster: Cluster, namespace: str) -> int:
