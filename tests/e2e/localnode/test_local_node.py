@@ -17,6 +17,7 @@ from hack.localcluster import NodeCluster, packages
 from hack.localcluster.binaries import node_programs
 from hack.localcluster.packages import PackagesError
 from hack.localcluster.sandbox import TUNABLES
+from hack.localcluster.wire import Wire
 from tests.e2e.support.hackcluster import hack_cluster, run_kubectl
 from tests.e2e.support.installed import ROOT
 from tests.e2e.support.tenant import eventually
@@ -154,6 +155,13 @@ def test_a_cluster_without_a_node_is_not_taken_for_one_that_has_one(environment:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "hack/cluster down" in done.stderr
+
+
+def test_a_wire_that_goes_with_its_node_while_it_is_being_removed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(255, "nobody's")
+    assert not Path("/sys/class/net", wire.name).exists()
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # as seen a moment ago
+    wire.remove()
 
 
 def test_after_a_killed_run_only_an_empty_group_is_there_which_the_next_node_takes() -> None:
