@@ -1,7 +1,7 @@
 """Which namespaces may use which identities, by what the API server has said so far.
 
 A yes is good for a while. A no counts once it was said twice with half a minute between, since RBAC is eventually
-consistent. A failure to answer says nothing, so it changes nothing.
+consistent. A failure to answer says nothing, so it changes nothing. `now` is a clock that never goes back.
 """
 
 from __future__ import annotations
@@ -126,19 +126,19 @@ class Grants:
         known = self._known.get(grant)
         if known is None or known.allowed_at is None:
             return False
-        return however_old or known.allowed_at <= now < known.allowed_at + self._recheck_seconds
+        return however_old or now < known.allowed_at + self._recheck_seconds
 
     def next_at(self, grant: Grant, now: float) -> float:
         """When to ask again."""
         known = self._known.get(grant)
-        if known is None or known.refused_since is None or known.is_confirmed or known.refused_since > now:
+        if known is None or known.refused_since is None or known.is_confirmed:
             return now + self._recheck_seconds
         return known.refused_since + CONFIRM_SECONDS
 
     def waits_until(self, grant: Grant, now: float) -> float | None:
         """Until when a first no is left as it is; None where there is none or it is time to ask again."""
         known = self._known.get(grant)
-        if known is None or known.refused_since is None or not known.refused_since <= now:
+        if known is None or known.refused_since is None:
             return None
         at = known.refused_since + CONFIRM_SECONDS
         return at if now < at else None
@@ -154,7 +154,7 @@ class Grants:
             known.is_denied = known.is_confirmed = False
             return set(known.keys) if differs else set()
         known.allowed_at = None
-        if known.refused_since is None or known.refused_since > now:  # in the future: the clock was set back
+        if known.refused_since is None:
             known.refused_since = now
         if known.is_confirmed or now < known.refused_since + CONFIRM_SECONDS:
             return set()

@@ -77,7 +77,6 @@ class Reconciler:
         self._confirmations = confirmations
         self._policy = policy
         self._minters = minters
-        """Providers whose credential serves all their hosts, so that the mint key leaves the hosts out."""
         self._grants = grants
         """Where they are asked again."""
         self._writer = writer

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from hack.chart import HELM
 from hack.gomodule import BinariesError
 from hack.imagebuild import builders
 from hack.imagebuild.builders import BuildError
@@ -36,6 +37,8 @@ def cli(*, kubeconfig: Path | None, base: str | None, arguments: tuple[str, ...]
     """
     leave_on_sigterm()
     try:
+        with _step("Helm"):  # before pytest, which would hide the progress and stop it
+            HELM[3].find_or_build()
         code = suite(kubeconfig, *arguments) if kubeconfig else on_our_own(base, *arguments)
     except (BinariesError, BuildError, ControlPlaneError, PackagesError, WireError, OSError) as error:
         raise click.ClickException(str(error)) from error

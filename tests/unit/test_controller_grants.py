@@ -16,6 +16,9 @@ from tests.unit.engine import NAME, Engine, asking, identity
 from tests.unit.virtual_time import Clock
 
 REVIEWS = "subjectaccessreviews"
+EVERYONE = TargetSettings(
+    name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
+)
 
 
 @pytest.fixture
@@ -340,10 +343,7 @@ async def test_a_service_account_that_proves_itself_needs_no_grant(engine: Engin
 
 
 async def test_a_target_is_the_operators_own_grant(clock: Clock, tmp_path: Path) -> None:
-    target = TargetSettings(
-        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
-    )
-    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(EVERYONE,)), on_revoke="wipe")
     engine.api.put_namespace("team-a")
     engine.api.put_namespace("other")
     async with engine.running():
@@ -355,10 +355,7 @@ async def test_a_target_is_the_operators_own_grant(clock: Clock, tmp_path: Path)
 async def test_who_puts_a_targets_marks_on_a_secret_of_his_own_needs_a_grant_all_the_same(
     clock: Clock, tmp_path: Path
 ) -> None:
-    target = TargetSettings(
-        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
-    )
-    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)))
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(EVERYONE,)))
     engine.api.put_namespace("other")
     async with engine.running():
         secret = engine.ask("other", target="everyone")
@@ -398,10 +395,7 @@ async def test_no_token_of_another_identity_is_minted_while_its_target_is_still_
 async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_away(
     clock: Clock, tmp_path: Path
 ) -> None:
-    target = TargetSettings(
-        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
-    )
-    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(EVERYONE,)), on_revoke="wipe")
     engine.api.put_namespace("team-a")
     async with engine.running():
         before = engine.password("team-a")
@@ -419,10 +413,7 @@ async def test_while_the_namespaces_are_not_known_nothing_of_a_target_is_taken_a
 async def test_namespaces_that_can_never_be_listed_are_told_before_a_targets_token_is_lost_to_them(
     clock: Clock, tmp_path: Path
 ) -> None:
-    target = TargetSettings(
-        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
-    )
-    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)))
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(EVERYONE,)))
     engine.api.put_namespace("team-a")
     async with engine.running():
         pass
@@ -455,10 +446,7 @@ async def test_what_a_target_has_let_go_loses_a_revoked_token_within_120_s(clock
 
 
 async def test_a_restart_asks_nothing_about_what_targets_have_made(clock: Clock, tmp_path: Path) -> None:
-    target = TargetSettings(
-        name="everyone", identity=identity(1), secret_name=NAME, namespaces=(NamespaceEntry(names=("team-*",)),)
-    )
-    engine = asking_namespaces(Engine(clock, tmp_path, targets=(target,)), on_revoke="wipe")
+    engine = asking_namespaces(Engine(clock, tmp_path, targets=(EVERYONE,)), on_revoke="wipe")
     for number in range(50):
         engine.api.put_namespace(f"team-{number}")
     async with engine.running():
