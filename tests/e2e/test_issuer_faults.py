@@ -51,7 +51,6 @@ def test_a_fault_of_the_issuer_is_told_once_writes_nothing_and_ends_with_a_new_r
 ) -> None:
     issuer.behave(tenant.identity, case.behaviour)
     tenant.create()
-    tenant.warned(case.reason)
     told = tenant.wait(lambda secret: bool(annotation(secret, "error")), timeout=FILL_SECONDS).secret
     assert (annotation(told, "error") or "").startswith(case.reason)
     assert tenant.config() == {}

@@ -13,7 +13,7 @@ from testing.api import Api, ApiError
 from testing.exchange import AUDIENCE, CONTROLLER, Issuer
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import Tenant, annotation, eventually, token
+from tests.e2e.support.tenant import FILL_SECONDS, Tenant, annotation, eventually, token
 
 OBJECT = "pull-secret-updater-tenant-proof"
 PROVEN = {"service-account": "pull-secret"}
@@ -118,7 +118,9 @@ def test_the_controllers_own_proof_is_not_used_in_its_place_even_if_the_issuer_w
 def test_a_service_account_that_comes_later_is_seen_by_itself(cluster: Cluster, tenant: Tenant, issuer: Issuer) -> None:
     issuer.trust(tenant.identity, subject=f"system:serviceaccount:{tenant.namespace}:pull-secret")
     tenant.create(annotations=PROVEN)
-    tenant.warned("ServiceAccountMissing")
+    # Not the Event, which may come late: the controller's next look would be later by then.
+    told = tenant.wait(lambda secret: bool(annotation(secret, "error")), timeout=FILL_SECONDS).secret
+    assert (annotation(told, "error") or "").startswith("ServiceAccountMissing: ")
     create_service_account(cluster, tenant.namespace)
     assert annotation(tenant.filled().secret, "error") is None
 
