@@ -16,14 +16,17 @@ RUN python3 -m venv --without-pip /opt/pull-secret-updater && python3 -m venv to
  && tools/bin/pip install --require-hashes -r tools.txt \
  && tools/bin/pip --python /opt/pull-secret-updater install --no-compile --require-hashes -r runtime.txt
 
+# The time of all files in our wheel, in seconds since 1970; by default the oldest that a wheel can have.
+ARG SOURCE_DATE_EPOCH=315532800
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY controller controller
 # controller/kube/policies is a link to these.
 COPY manifests/policies manifests/policies
-# Compile now, since the root file system will be read-only; Python then uses the bytecode without checking the sources.
+# Compile now, since the root file system will be read-only; Python then uses the bytecode without checking the sources. -f: also what
+# pip has imported, whose bytecode would depend on the time of the build.
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/pull-secret-updater install --no-compile --no-deps --no-index wheels/*.whl \
- && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
+ && python3 -m compileall -qf --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
 
 FROM ${BASE}
 ARG VERSION=0.1.0

@@ -8,7 +8,7 @@ import click
 from controller import __version__
 from hack.gomodule import BinariesError
 from hack.imagebuild import builders
-from hack.imagebuild.builders import BuildError
+from hack.imagebuild.builders import BuildError, Format
 from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
 
 
@@ -17,6 +17,14 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
 @click.option("--base", metavar="IMAGE", help=f"base image; {DEBOOTSTRAP}: build one here [default: the Dockerfile's]")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="also write the image to this archive")
 @click.option(
+    "--format",
+    "form",
+    type=click.Choice(["docker", "oci"]),
+    default="docker",
+    show_default=True,
+    help="of that archive: as `docker save` writes it, or OCI's image layout",
+)
+@click.option(
     "--sbom",
     "sbom_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -24,12 +32,15 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
     show_default="build/pull-secret-updater.spdx.json",
     help="where to write the SBOM",
 )
-def cli(*, tag: str, base: str | None, save: Path | None, sbom_file: Path) -> None:
+def cli(*, tag: str, base: str | None, save: Path | None, form: Format, sbom_file: Path) -> None:
     """Build the controller's image with docker, podman or buildah, print size and packages, write an SBOM (SPDX)."""
     try:
         with tempfile.TemporaryDirectory(prefix="image-") as scratch:
-            saved = (save or Path(scratch, "image.tar")).resolve()
-            make(builders.find(), tag=tag, base=base, saved=saved, sbom_file=sbom_file)
+            builder, ours = builders.find(), Path(scratch, "image.tar")
+            saved = save.resolve() if save and form == "docker" else ours
+            make(builder, tag=tag, base=base, saved=saved, sbom_file=sbom_file)
+            if save and form == "oci":
+                builder.save(tag, save.resolve(), form=form)
     except (BuildError, BinariesError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -6,6 +6,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+Format = Literal["docker", "oci"]
+"""Of an archive: as `docker save` writes it, or OCI's image layout."""
+_MANIFESTS: Mapping[Format, str] = {"docker": "v2s2", "oci": "oci"}
+"""buildah's name of the kind of manifest that each of them has."""
 
 
 class BuildError(Exception):
@@ -19,13 +25,21 @@ class Builder:
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def build(self, context: Path, *, file: Path, tag: str, arguments: Mapping[str, str]) -> None:
-        """Build `file` with the files of `context` and name it `tag`. Raises BuildError."""
+    def build(
+        self, context: Path, *, file: Path, tag: str, arguments: Mapping[str, str], epoch: int | None = None
+    ) -> None:
+        """Build `file` with the files of `context` and name it `tag`. Raises BuildError.
+
+        With `epoch`, in seconds, all that the build adds has that time: the same files then give the same image.
+        """
         values = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
         options = ["--file", str(file), "--tag", tag, *values]
         if self.name == "buildah":
             # chroot needs only what root has in a container, or a user in a namespace; pip needs the network.
             options += ["--isolation", "chroot", "--network", "host", "--layers=false"]
+        if epoch is not None:  # https://docs.docker.com/build/ci/github-actions/reproducible-builds/
+            options += ["--build-arg", f"SOURCE_DATE_EPOCH={epoch}"]
+            options += [] if self.name == "docker" else ["--timestamp", str(epoch)]
         if self.name != "docker":
             options += ["--pull=missing"] if self.name == "podman" else ["--pull-never"]
         self._run("build", *options, str(context))
@@ -39,15 +53,15 @@ class Builder:
         """Load an image from an archive, under the name it has there. Raises BuildError."""
         self._run(*(["pull", f"docker-archive:{archive}"] if self.name == "buildah" else ["load", "-i", str(archive)]))
 
-    def save(self, tag: str, archive: Path) -> None:
-        """Write an image to an archive, as `docker save` does. Raises BuildError."""
+    def save(self, tag: str, archive: Path, *, form: Format = "docker") -> None:
+        """Write an image to an archive, as `docker save` does or in OCI's image layout. Raises BuildError."""
         archive.unlink(missing_ok=True)  # podman and buildah would add to an existing archive
         match self.name:
             case "buildah":
-                self._run("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
+                self._run("push", "--quiet", "--format", _MANIFESTS[form], tag, f"{form}-archive:{archive}:{tag}")
             case "podman":
-                self._run("save", "--quiet", "--format", "docker-archive", "-o", str(archive), tag)
-            case _:
+                self._run("save", "--quiet", "--format", f"{form}-archive", "-o", str(archive), tag)
+            case _:  # since version 25 Docker's own archive has OCI's layout too
                 self._run("save", "-o", str(archive), tag)
 
     def _succeeds(self, *arguments: str) -> bool:

@@ -1,4 +1,4 @@
-"""What is in an image, as Syft (https://github.com/anchore/syft) finds it, in SPDX."""
+"""What is in an image or a directory, as Syft (https://github.com/anchore/syft) finds it, in SPDX."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hack.gomodule import GoPrograms
 from hack.imagebuild.builders import BuildError
@@ -27,16 +28,21 @@ class Package:
     version: str
 
 
-def write(archive: Path, target: Path, *, name: str, version: str) -> list[Package]:
-    """Write the SBOM (SPDX 2.3, JSON) of the image in `archive`, and return what is in it.
+Kind = Literal["docker-archive", "oci-archive", "dir"]
+"""What is scanned: an image in one of two formats, or files."""
+
+
+def write(scanned: Path, target: Path, *, name: str, version: str, kind: Kind = "docker-archive") -> list[Package]:
+    """Write the SBOM (SPDX 2.3, JSON) of an image's archive or a directory, and return what is in it.
 
     Raises:
         BuildError, BinariesError: Syft failed, or can't be built.
     """
     syft = SYFT.find_or_build() / "syft"
     # Only what the package managers recorded, no guesses from file names.
-    options = ("--source-name", name, "--source-version", version, "--select-catalogers", "image,-binary", "--quiet")
-    command = [str(syft), "scan", f"docker-archive:{archive}", "--output", f"spdx-json={target}", *options]
+    chosen = ("--override-default-catalogers", "python") if kind == "dir" else ("--select-catalogers", "image,-binary")
+    options = ("--source-name", name, "--source-version", version, *chosen, "--quiet")
+    command = [str(syft), "scan", f"{kind}:{scanned}", "--output", f"spdx-json={target}", *options]
     environment = {**os.environ, "SYFT_CHECK_FOR_APP_UPDATE": "false", "SYFT_FORMAT_SPDX_JSON_PRETTY": "true"}
     if subprocess.run(command, stdout=2, env=environment, check=False).returncode != 0:
         raise BuildError("syft failed; see its output above")
