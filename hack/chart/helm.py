@@ -39,8 +39,3 @@ def helm(*arguments: str | Path, major: Major = 3) -> str:
         told = [line for line in done.stderr.splitlines() if "found symbolic link" not in line]
         raise HelmError("\n".join(told).strip() or done.stdout.strip())
     return done.stdout
-
-
-if __name__ == "__main__":  # so that the progress of a build is seen
-    for programs in HELM.values():
-        programs.find_or_build()

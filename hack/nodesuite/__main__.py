@@ -58,7 +58,7 @@ def on_our_own(base: str | None, *arguments: str) -> int:
         code = 0
         if not arguments:  # arguments select tests of the suite
             with _step("tests of the local node and the image"):
-                code = local(Path(scratch))
+                code = local(Path(scratch), base=base)
         with NodeCluster() as cluster:
             with _step("load the images into the node"):
                 cluster.load(images.controller)

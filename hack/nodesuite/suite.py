@@ -12,9 +12,10 @@ def suite(kubeconfig: Path, *arguments: str) -> int:
     return _run_pytest("tests/e2e/node", "--kubeconfig", str(kubeconfig.resolve()), *arguments)
 
 
-def local(images: Path) -> int:
+def local(images: Path, *, base: str | None) -> int:
     """Run the tests of the local node, and of the images in this directory. Returns pytest's exit code."""
-    return _run_pytest("tests/e2e/localnode", "--images", str(images))
+    named = ("--base", base) if base else ()
+    return _run_pytest("tests/e2e/localnode", "--images", str(images), *named)
 
 
 def _run_pytest(*arguments: str) -> int:

@@ -35,9 +35,10 @@ NEED_A_NODE = [Path(__file__).parent / name for name in ("node", "localnode")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--kubeconfig FILE`: an existing cluster, as its admin. `--images DIRECTORY` is for tests/e2e/localnode."""
+    """`--kubeconfig FILE`: an existing cluster, as its admin. `--images`, `--base` are for tests/e2e/localnode."""
     parser.addoption("--kubeconfig", type=Path, default=None, help="run on this cluster in place of a local one")
     parser.addoption("--images", type=Path, default=None, help="where hack/e2e-node has built the images")
+    parser.addoption("--base", default=None, help="the image that they are built on, as for hack/image")
 
 
 def pytest_configure() -> None:

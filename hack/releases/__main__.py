@@ -1,0 +1,133 @@
+"""The command line of hack/release."""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from hack.gomodule import BinariesError
+from hack.imagebuild import builders
+from hack.imagebuild.builders import BuildError
+from hack.imagebuild.image import have_base
+from hack.releases import ReleaseError, changelog, inventory, manifests, oci, provenance, python, signature
+from hack.releases.source import Source, check_version
+
+ROOT = Path(__file__).parents[2]
+NAME = "pull-secret-updater"
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("version")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="directory for the files; it must be new or empty  [default: build/release/VERSION]",
+)
+@click.option(
+    "--repository",
+    default=f"registry.example.com/{NAME}",
+    show_default=True,
+    help="where the image will be; chart and install.yaml name it there, by digest",
+)
+@click.option(
+    "--image",
+    "archives",
+    type=FILE,
+    multiple=True,
+    help="an image that is built already, from hack/image --format oci --save; one for each machine  "
+    "[default: one is built, for this machine]",
+)
+@click.option("--base", metavar="IMAGE", help="base image, as for hack/image")
+@click.option("--key", type=FILE, help="sign with this key of cosign; COSIGN_PASSWORD opens it")
+@click.option("--since", metavar="COMMIT", help="where the changelog begins  [default: the last tag]")
+@click.option(
+    "--builder", default="urn:pull-secret-updater:hack-release", show_default=True, help="who builds, as a URI"
+)
+def cli(
+    *,
+    version: str,
+    output: Path | None,
+    repository: str,
+    archives: tuple[Path, ...],
+    base: str | None,
+    key: Path | None,
+    since: str | None,
+    builder: str,
+) -> None:
+    """Make all files of release VERSION from the commit that is checked out: the same bytes for the same commit.
+
+    It pushes nothing, and needs no service: docs/releases.md says what to do with the files.
+    """
+    target = (output or ROOT / "build" / "release" / version).resolve()
+    try:
+        source = Source.of(ROOT)
+        check_version(ROOT, version)
+        _make_empty(target)
+        with tempfile.TemporaryDirectory(prefix="release-") as scratch:
+            exported = Path(scratch, "source")
+            source.export(exported)
+            images, used = archives, None
+            if not images:
+                built, used = _build_image(exported, Path(scratch), source, version=version, base=base)
+                images = (built,)
+            _make(source, exported, target, version=version, repository=repository, archives=images)
+        (target / "CHANGELOG.md").write_text(
+            changelog.section(ROOT, version=version, date=_date(source.epoch), since=since)
+        )
+        files = list(target.iterdir())
+        sums, statement = target / "SHA256SUMS", target / "provenance.json"
+        provenance.write(provenance.statement(files, source, version=version, builder=builder, base=used), statement)
+        provenance.write_sums(files, sums)
+        if key is not None:
+            signature.sign(sums, key=key)
+            signature.attest(statement, key=key)
+    except (ReleaseError, BuildError, BinariesError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    for file in sorted(target.iterdir()):
+        click.echo(f"{file.stat().st_size:>12,}  {file.name}")
+    click.echo(f"in {target}, {'signed' if key else 'not signed'}")
+
+
+def _build_image(exported: Path, scratch: Path, source: Source, *, version: str, base: str | None) -> tuple[Path, str]:
+    """The image's archive, for this machine, and the name of its base."""
+    builder = builders.with_own_store(builders.find(), scratch)
+    tag, archive = f"{NAME}:{version}", scratch / "image.oci.tar"
+    used = have_base(builder, base)
+    arguments = {"VERSION": version, "REVISION": source.commit, "BASE": used}
+    builder.build(exported, file=exported / "Dockerfile", tag=tag, arguments=arguments, epoch=source.epoch)
+    builder.save(tag, archive, form="oci")
+    return archive, used
+
+
+def _make(
+    source: Source, exported: Path, target: Path, *, version: str, repository: str, archives: tuple[Path, ...]
+) -> None:
+    """Write all that is made from the commit's files and the images."""
+    epoch = source.epoch
+    images = [oci.Image.of(archive) for archive in archives]
+    digest = oci.join(images, target / f"{NAME}-{version}.oci.tar", version=version, epoch=epoch)
+    for image in images:
+        file = target / f"{NAME}-{version}-{image.platform.replace('/', '-')}.spdx.json"
+        inventory.of_image(image.archive, file, name=NAME, version=version, epoch=epoch)
+    wheel, _ = python.build(exported, target, epoch=epoch)
+    lock = exported / "hack/requirements/runtime.txt"
+    inventory.of_wheel(wheel, lock, target / f"{wheel.stem}.spdx.json", version=version, epoch=epoch)
+    manifests.name_image(exported, repository=repository, digest=digest)
+    manifests.package_chart(exported, target, epoch=epoch)
+    manifests.install_yaml(exported, target)
+
+
+def _make_empty(target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise ReleaseError(f"{target} isn't empty; remove it, or choose another --output")
+
+
+def _date(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%d")
+
+
+if __name__ == "__main__":
+    cli(prog_name="hack/release")
