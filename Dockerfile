@@ -29,7 +29,7 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m compileall -qf --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="pull-secret-updater" \
       org.opencontainers.image.description="Keeps Kubernetes image pull Secrets filled with short-lived registry tokens" \

@@ -1,3 +1,3 @@
 """Keeps Kubernetes image pull Secrets filled with short-lived registry tokens."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,10 +78,12 @@ class ControllerProcess:
         args: tuple[str, ...] = ("run", "--config", CONFIG),
         env: Mapping[str, str] | None = None,
         in_cluster: bool = True,
+        program: Sequence[str] = (str(COMMAND),),
     ) -> None:
         """Start it, in a new `directory`, with `config` as its configuration file. Raises ClusterError.
 
-        `args` and `env` are as a Pod has them; an address in them to serve at gives way to one of our own.
+        `args` and `env` are as a Pod has them; an address in them to serve at gives way to one of our own. `program` is
+        the command before `args`, for another version of ours.
         """
         directory.mkdir(parents=True)
         self.log_file = directory / "controller.log"
@@ -94,7 +96,7 @@ class ControllerProcess:
         here = {CONFIG: str(config_file)}
         environment = {"PATH": "/usr/bin:/bin"}
         serve = ("--metrics-address", f"127.0.0.1:{self._port}")
-        command = [str(COMMAND), *(here.get(arg, arg) for arg in args), *serve]
+        command = [*program, *(here.get(arg, arg) for arg in args), *serve]
         if in_cluster:
             host, port = cluster.address()
             environment["KUBERNETES_SERVICE_HOST"] = host

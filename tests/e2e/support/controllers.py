@@ -6,11 +6,11 @@ them) and start their own, which ends the one before.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from testing.controller import CONFIG, ControllerProcess
+from testing.controller import COMMAND, CONFIG, ControllerProcess
 from testing.exchange import Issuer
 from testing.mounted import MountedTokens
 from tests.e2e.support import leaks
@@ -43,12 +43,16 @@ class Controllers:
         in_cluster: bool = True,
         ready: bool = True,
         shared: bool = False,
+        beside: bool = False,
+        program: Sequence[str] = (str(COMMAND),),
     ) -> ControllerProcess:
         """End the controller that runs, start another, and return it once it is ready.
 
-        `config` goes over the top level of the configuration file, `provider` over its provider `chainguard`.
+        `config` goes over the top level of the configuration file, `provider` over its provider `chainguard`. With
+        `beside` the one that runs goes on. `program` starts another version.
         """
-        self.stop()
+        if not beside:
+            self.stop()
         while self._at_end_of_shared and not shared:
             self._at_end_of_shared.pop()()
         chainguard = {
@@ -67,6 +71,7 @@ class Controllers:
                 args=args,
                 env=env,
                 in_cluster=in_cluster,
+                program=program,
             )
         )
         if ready:
