@@ -14,6 +14,7 @@ import urllib3
 from testing.api import Api, ApiError, Watch
 
 AGAIN_SECONDS = 0.1
+LIST_SECONDS = 60
 
 
 class Listener(Protocol):
@@ -24,18 +25,26 @@ class Listener(Protocol):
 
 
 class Follower:
-    """Follows the objects at `path`, which ends in a query, while the context is open."""
+    """Follows the objects at `path`, which ends in a query, while the context is open.
+
+    The context begins once the first list is there, so nothing that happens in it is missed. Raises TimeoutError if
+    there is none in a minute.
+    """
 
     def __init__(self, api: Api, path: str, tell: Listener) -> None:
         self._api = api
         self._path = path
         self._tell = tell
         self._stop = threading.Event()
+        self._listed = threading.Event()
         self._watch: Watch | None = None
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
+        if not self._listed.wait(LIST_SECONDS):
+            self._stop.set()
+            raise TimeoutError(f"no list of {self._path} in {LIST_SECONDS} s")
         return self
 
     def __exit__(
@@ -57,6 +66,7 @@ class Follower:
         for state in listed["items"]:
             self._tell(state, deleted=False)
         since = listed["metadata"]["resourceVersion"]
+        self._listed.set()
         while not self._stop.is_set():
             # The server ends every watch after a while, and an outage must not end the follower.
             with contextlib.suppress(urllib3.exceptions.HTTPError):
