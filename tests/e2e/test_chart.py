@@ -29,33 +29,12 @@ from testing.crusoe import Crusoe
 from testing.exchange import Issuer
 from testing.wire import Servers, Wire
 from tests.e2e.support import installed, kubelet
+from tests.e2e.support.charts import EXAMPLES, Object, example, merged, of_kind, offer, render
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.tenant import FILL_SECONDS, Tenant, eventually, token
 
-Object = dict[str, Any]
-EXAMPLES = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").iterdir())}
 NAMESPACE = "pull-secret-updater"
 IDENTITY = "720909c9f5279097d847ad02a2f24ba8f59de36a/a033a6fabe0bfa0d"
-
-
-def render(values: Path | Object, *, tmp_path: Path, release: str = "psu", namespace: str = NAMESPACE) -> list[Object]:
-    """What Helm would install. Raises HelmError."""
-    file = values
-    if isinstance(values, dict):
-        file = tmp_path / "values.yaml"
-        file.write_text(yaml.safe_dump(values))
-    text = helm("template", release, CHART, "-n", namespace, "-f", str(file), "--kube-version", KUBE_VERSION)
-    return [each for each in yaml.safe_load_all(text) if each]
-
-
-def example(name: str) -> Object:
-    """The values of an example."""
-    found: Object = yaml.safe_load(EXAMPLES[name].read_text())
-    return found
-
-
-def of_kind(objects: list[Object], *kinds: str) -> list[Object]:
-    return [each for each in objects if each["kind"] in kinds]
 
 
 # --- what a user writes ---
@@ -152,15 +131,6 @@ AROUND: Object = {
     "iAccept": {"config": {"scope": "cluster"}, "policies": {"enabled": False}},
 }
 """What has to be set too, for a value to mean something."""
-
-
-def merged(one: Object, other: Object) -> Object:
-    """A copy of the first with the second over it."""
-    result = copy.deepcopy(one)
-    for key, value in other.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def at(path: str, value: Any) -> Object:
@@ -423,17 +393,8 @@ def test_in_listed_namespaces_a_role_each_and_nothing_in_the_cluster(tmp_path: P
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_a_real_api_server_takes_every_object_of_each_example(cluster: Cluster, name: str, tmp_path: Path) -> None:
-    objects = [
-        each for each in render(EXAMPLES[name], tmp_path=tmp_path) if not each["apiVersion"].startswith("monitoring.")
-    ]
-    namespaces = {each["metadata"].get("namespace", NAMESPACE) for each in objects} | {NAMESPACE}
-    for namespace in namespaces:
-        cluster.kubectl("create", "namespace", namespace, check=False)
-    if objects:
-        told = cluster.kubectl(
-            "apply", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump_all(objects)
-        )
-        assert told.stdout.count("(server dry run)") == len(objects)
+    objects = render(EXAMPLES[name], tmp_path=tmp_path)
+    offer(cluster, [each for each in objects if not each["apiVersion"].startswith("monitoring.")])
 
 
 def names(objects: list[Object]) -> set[tuple[str, str, str]]:
