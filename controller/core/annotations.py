@@ -17,6 +17,8 @@ TARGET = PREFIX + "target"
 """The target that has made the Secret."""
 CREATED_BY = PREFIX + "created-by"
 """The label of a Secret that a target has made: the installation that did, as `<namespace>.<ServiceAccount>`."""
+IGNORED_BY_RELOADER = {"reloader.stakater.com/ignore": "true"}
+"""On a Secret that a target makes, so that Reloader restarts nothing at a refresh; never put back or taken away."""
 TARGETS = PREFIX + "targets"
 """On a namespace: `none` keeps every target out of it."""
 ATTACHED = PREFIX + "attached"

@@ -7,7 +7,7 @@ import base64
 import msgspec
 
 from controller.core import dockerconfig
-from controller.core.annotations import CREATED_BY, TARGET, Written, render_inputs, render_written
+from controller.core.annotations import CREATED_BY, IGNORED_BY_RELOADER, TARGET, Written, render_inputs, render_written
 from controller.core.model import ManagedSecret, Ref, Resolved, Token
 from controller.core.policy import issued_for
 from controller.core.projection import DATA_KEY, SECRET_TYPE, has_other_keys, project_stranger
@@ -30,11 +30,12 @@ class TargetWriter:
         Returns the stranger that is in the way, untouched. Raises NotFound if there is no such namespace.
         """
         annotations, data = {**target.inputs, **_written(resolved, token)}, _data(resolved, token)
+        given = {key: value for key, value in annotations.items() if value is not None}
         metadata = {
             "name": ref.name,
             "namespace": ref.namespace,
             "labels": {CREATED_BY: self._installation},
-            "annotations": {key: value for key, value in annotations.items() if value is not None},
+            "annotations": IGNORED_BY_RELOADER | given,
         }
         secret = {"apiVersion": "v1", "kind": "Secret", "type": SECRET_TYPE, "metadata": metadata, "data": data}
         try:

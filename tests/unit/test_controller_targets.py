@@ -86,6 +86,28 @@ async def test_the_secret_is_filled_and_marked_from_its_first_moment(make: Make)
         assert [request.verb for request in engine.api.requests if request.resource == "secrets"].count("patch") == 1
 
 
+RELOADER = "reloader.stakater.com/ignore"
+"""https://github.com/stakater/Reloader restarts no Deployment for a Secret that says true here."""
+
+
+async def test_a_refresh_restarts_no_deployment_unless_somebody_wants_it(make: Make) -> None:
+    engine = make()
+    for namespace in ("team-a", "team-b"):
+        engine.api.put_namespace(namespace)
+    async with engine.running():
+        assert engine.api.secret("team-a", NAME)["metadata"]["annotations"][RELOADER] == "true"
+        engine.api.merge_patch("team-a", NAME, {"metadata": {"annotations": {RELOADER: "false"}}})
+        engine.api.merge_patch("team-b", NAME, {"metadata": {"annotations": {RELOADER: None}}})
+        await asyncio.sleep(5)
+        before = writes(engine)
+        await asyncio.sleep(60)
+        assert writes(engine) == before, "nobody's choice is put back"
+        await asyncio.sleep(3600)
+        assert writes(engine) > before, "the token was refreshed"
+        assert engine.api.secret("team-a", NAME)["metadata"]["annotations"][RELOADER] == "false"
+        assert RELOADER not in engine.api.secret("team-b", NAME)["metadata"]["annotations"]
+
+
 async def test_from_then_on_it_is_refreshed_like_any_other(make: Make, clock: Clock) -> None:
     engine = make()
     engine.api.put_namespace("team-a")
@@ -251,6 +273,7 @@ async def test_only_an_empty_secret_of_nobody_is_taken_over(make: Make, kind: st
         if kind == "empty":
             assert engine.password("team-a") == engine.issuer.minted[0]
             assert after["metadata"]["labels"] == {PREFIX + "created-by": INSTALLATION}
+            assert RELOADER not in after["metadata"]["annotations"], "the policy own-writes wouldn't let it"
             assert state(engine, "ready") == 1
         else:
             assert PREFIX + "created-by" not in after["metadata"].get("labels", {}) or after == before
