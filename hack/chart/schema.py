@@ -64,6 +64,8 @@ SPECIAL: Mapping[str, Schema] = {
     "terminationGracePeriodSeconds": {"type": "integer", "minimum": 15},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+    "rbac.aggregateUse": {"enum": ["none", "admin"]},
+    "metrics.crdCheck": {"enum": ["none", "skip", "fail"]},
     "iAccept": {"enum": ["", "unguarded"]},
     "credentials": {
         "type": "array",

@@ -114,6 +114,8 @@ SENTINELS: Object = {
     "resources.requests.memory": "77Mi",
     "resources.limits.memory": "777Mi",
     "nodeSelector.kubernetes.io/os": "sentinel",
+    "rbac.aggregateUse": "admin",
+    "metrics.crdCheck": "skip",
     "iAccept": "unguarded",
 }
 AROUND: Object = {
@@ -123,6 +125,7 @@ AROUND: Object = {
     "networkPolicy.egress.extra": {"networkPolicy": {"egress": {"enabled": True}}},
     "caBundle.key": {"caBundle": {"configMap": "corp"}},
     "rbac.create": {},
+    "metrics.crdCheck": {"metrics": {"serviceMonitor": {"enabled": True}}},
     **{
         f"metrics.{kind}.{key}": {"metrics": {kind: {"enabled": True}}}
         for kind in ("serviceMonitor", "podMonitor")
@@ -251,6 +254,35 @@ def test_what_cant_work_is_refused_with_the_cure(values: Object, told: str, tmp_
     base = {} if "providers" in values.get("config", {}) else example("chainguard")
     with pytest.raises(HelmError, match=told):
         render(merged(base, values), tmp_path=tmp_path, namespace="n" * 30)
+
+
+MONITORS = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
+SERVICE_MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
+
+
+@pytest.mark.parametrize(("check", "crds"), [("none", ()), ("skip", ()), ("skip", (SERVICE_MONITOR,))])
+def test_a_monitor_without_its_crd_is_rendered_or_left_out_as_one_says(
+    check: str, crds: tuple[str, ...], tmp_path: Path
+) -> None:
+    values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": check}})
+    found = {each["kind"] for each in render(values, tmp_path=tmp_path, crds=crds)} & {"ServiceMonitor", "PodMonitor"}
+    assert found == ({"ServiceMonitor", "PodMonitor"} if check == "none" else {"ServiceMonitor"} if crds else set())
+
+
+def test_or_nothing_is_installed_and_helm_says_what_is_missing(tmp_path: Path) -> None:
+    values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": "fail"}})
+    with pytest.raises(HelmError, match=r"the cluster has no PodMonitor: install the CRDs .*metrics\.crdCheck=skip"):
+        render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR,))
+    assert render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR, "monitoring.coreos.com/v1/PodMonitor"))
+
+
+def test_the_notes_say_what_was_left_out(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": "skip"}})))
+    cluster.kubectl("create", "namespace", NAMESPACE, check=False)
+    on_it = ("--kubeconfig", cluster.kubeconfig, "--dry-run=server")
+    shown = helm("install", "psu", CHART, "-n", NAMESPACE, "-f", file, *on_it)
+    assert "since the cluster has no such kind: ServiceMonitor, PodMonitor." in shown
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

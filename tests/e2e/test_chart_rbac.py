@@ -5,6 +5,7 @@ Every right is in golden/chart-rbac.md. UPDATE_GOLDEN=1 hack/test tests/e2e/test
 
 import json
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -32,6 +33,7 @@ By configuration, those of `manifests/chart/ci`. Each row is what the API server
 the release's ServiceAccount, without what every ServiceAccount may do. The admission policies narrow it further.
 RELEASE stands for namespace and name of the release. Written by `{RENEW}`.
 """
+KINDS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "FlowSchema")
 LISTED = ("team-a", "team-b")
 """Namespaces that examples name."""
 ELSEWHERE = "rbac-elsewhere"
@@ -51,7 +53,7 @@ class Right(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """RBAC and ServiceAccount of an example, installed."""
+    """What the API server has to know of an example's ServiceAccount, installed."""
 
     objects: list[Object]
     namespace: str
@@ -79,7 +81,7 @@ def releases(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for name in NAMES:
         namespace = example(name).get("namespaceOverride", f"rbac-{name}")
         rendered = render(EXAMPLES[name], tmp_path=tmp_path_factory.mktemp(name), namespace=namespace)
-        objects = of_kind(rendered, "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+        objects = of_kind(rendered, *KINDS)
         (account,) = of_kind(objects, "ServiceAccount")
         found[name] = Release(objects=objects, namespace=namespace, account=account["metadata"]["name"])
     places = sorted({place for release in found.values() for place in release.places})
@@ -120,7 +122,9 @@ def rights_of(rule: Object, *, where: str) -> Iterator[Right]:
 
 def granted(release: Release, namespace: str) -> set[Right]:
     """What the chart's roles say."""
-    roles = of_kind(release.objects, "ClusterRole", "Role")
+    bound = {each["roleRef"]["name"] for each in of_kind(release.objects, "ClusterRoleBinding", "RoleBinding")}
+    every = of_kind(release.objects, "ClusterRole", "Role")
+    roles = [each for each in every if each["metadata"]["name"] in bound]
     here = (each for each in roles if each["metadata"].get("namespace", namespace) == namespace)
     return {right for role in here for rule in role["rules"] for right in rights_of(rule, where=namespace)}
 
@@ -248,3 +252,30 @@ def test_only_scope_cluster_may_list_the_secrets_of_the_cluster(ask: Ask) -> Non
 def test_only_the_other_scopes_may_read_a_secret_of_another_name(ask: Ask) -> None:
     allowed = {name for name in NAMES if ask(name, "GET", "/api/v1/namespaces/team-a/secrets/other")[0] != 403}
     assert allowed == {name for name in NAMES if example(name)["config"].get("scope", "name") != "name"}
+
+
+def test_what_is_aggregated_to_the_admins_of_namespaces_is_what_kubernetes_role_for_them_selects(
+    cluster: Cluster, releases: Releases
+) -> None:
+    roles = of_kind(releases["cluster"].objects, "ClusterRole")
+    (own,) = (each for each in roles if each["metadata"]["name"].endswith("-use"))
+    admin = cluster.api.get("/apis/rbac.authorization.k8s.io/v1/clusterroles/admin")
+    (selector,) = admin["aggregationRule"]["clusterRoleSelectors"]
+    assert selector["matchLabels"].items() <= own["metadata"]["labels"].items()
+    (rule,) = own["rules"]
+    assert rule == {"apiGroups": ["pull-secret-updater.chainguard.dev"], "resources": ["identities"], "verbs": ["use"]}
+
+
+def test_with_its_flow_schema_the_controllers_requests_are_served_by_it(cluster: Cluster, releases: Releases) -> None:
+    release = releases["network"]
+    (schema,) = of_kind(release.objects, "FlowSchema")
+    path = f"/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/{schema['metadata']['name']}"
+    uid = cluster.api.get(path)["metadata"]["uid"]
+    own = cluster.service_account_kubeconfig(release.namespace, release.account)
+
+    def is_served_by_it() -> bool:
+        look = ("get", "secret", "pull-secret", "--namespace=team-a", "-v=8")
+        headers = cluster.kubectl(*look, kubeconfig=own, check=False).stderr
+        return bool(re.search(f"X-Kubernetes-Pf-Flowschema-Uid: {uid}", headers, re.IGNORECASE))
+
+    eventually(is_served_by_it, timeout=RBAC_SECONDS, what="the API server uses the new FlowSchema")

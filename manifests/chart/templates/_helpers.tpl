@@ -161,3 +161,17 @@ annotations:
 {{- if kindIs "map" $value -}}{{- $value = default "" $value.file -}}{{- end -}}
 {{- default (printf "/var/run/%s/%s" (toString .provider.type) .key) $value -}}
 {{- end }}
+
+{{- /* The monitors that are switched on, whose CRD isn't there, and which crdCheck leaves out. */}}
+{{- define "psu.skipped" -}}
+{{- $root := . -}}
+{{- $skipped := list -}}
+{{- if ne .Values.metrics.crdCheck "none" -}}
+{{- range $kind := list "ServiceMonitor" "PodMonitor" -}}
+{{- if and (get $root.Values.metrics (untitle $kind)).enabled (not ($root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind))) -}}
+{{- $skipped = append $skipped $kind -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $skipped }}
+{{- end }}

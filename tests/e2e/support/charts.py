@@ -1,6 +1,7 @@
 """The chart as Helm renders it, and its examples of values."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ def render(
     release: str = "psu",
     namespace: str = "pull-secret-updater",
     chart: Path = CHART,
+    crds: Sequence[str] = (),
 ) -> list[Object]:
-    """What Helm would install. Raises HelmError."""
+    """What Helm would install on a cluster with these CRDs, as `group/version/Kind`. Raises HelmError."""
     file = values
     if isinstance(values, dict):
         file = tmp_path / "values.yaml"
         file.write_text(yaml.safe_dump(values))
-    text = helm("template", release, chart, "-n", namespace, "-f", str(file), "--kube-version", KUBE_VERSION)
+    known = [f"--api-versions={crd}" for crd in crds]
+    text = helm("template", release, chart, "-n", namespace, "-f", str(file), "--kube-version", KUBE_VERSION, *known)
     return [each for each in yaml.safe_load_all(text) if each]
 
 
