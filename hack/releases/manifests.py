@@ -17,6 +17,8 @@ def name_image(source: Path, *, repository: str, digest: str) -> None:
     values = source / "manifests/chart/values.yaml"
     for key, value in (("registry", registry), ("repository", path), ("digest", digest)):
         _replace(values, rf"^  {key}: .+$", f"  {key}: {value}")
+    # What Artifact Hub is told.
+    _replace(source / "manifests/chart/Chart.yaml", r"^      image: .+$", f"      image: {repository}@{digest}")
     _replace(
         source / "manifests/kustomization.yaml",
         r"^- \{name: pull-secret-updater, newName: .+\}$",

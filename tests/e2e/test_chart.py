@@ -17,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from controller import __version__
 from controller.cli import main
 from controller.config import load
 from hack.chart import CHART, HELM, HelmError, helm, readme, schema
@@ -84,6 +85,23 @@ def test_a_package_is_small_and_holds_no_example(tmp_path: Path) -> None:
     names = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout
     assert "pull-secret-updater/policies/own-writes.yaml" in names
     assert "/ci/" not in names
+
+
+def test_chart_image_and_controller_have_one_version_and_artifact_hub_is_told_the_same(tmp_path: Path) -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == __version__
+    (base,) = yaml.safe_load((installed.MANIFESTS / "kustomization.yaml").read_text())["images"]
+    assert base["newTag"] == __version__
+    told = {key.removeprefix("artifacthub.io/"): yaml.safe_load(text) for key, text in chart["annotations"].items()}
+    (deployment,) = of_kind(render(example("chainguard"), tmp_path=tmp_path), "Deployment")
+    used = [each["image"] for each in deployment["spec"]["template"]["spec"]["containers"]]
+    assert [image["image"] for image in told["images"]] == used == [f"{base['newName']}:{__version__}"]
+    assert told["license"] in (installed.ROOT / "setup.cfg").read_text()
+    assert {each["kind"] for each in told["changes"]} <= {
+        *("added", "changed", "deprecated", "removed", "fixed", "security")
+    }
+    assert all(each["description"] for each in told["changes"])
+    assert all(each["url"].startswith("https://") and each["name"] for each in told["links"])
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -212,6 +212,8 @@ def test_the_chart_installs_the_image_by_the_digest_that_a_registry_will_have(ma
     (deployment,) = [each for each in yaml.safe_load_all(text) if each and each["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == f"{REPOSITORY}@{index_digest(made / IMAGE)}"
+    annotations = yaml.safe_load(helm("show", "chart", made / CHART))["annotations"]
+    assert yaml.safe_load(annotations["artifacthub.io/images"])[0]["image"] == container["image"]
     assert (made / CHART).stat().st_size < 60 * 1024
 
 
