@@ -8,6 +8,7 @@ import click
 from controller import __version__
 from hack.gomodule import BinariesError
 from hack.imagebuild import builders
+from hack.imagebuild.archive import MACHINE
 from hack.imagebuild.builders import BuildError, Format
 from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
 
@@ -25,6 +26,15 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
     help="of that archive: as `docker save` writes it, or OCI's image layout",
 )
 @click.option(
+    "--builder", "name", type=click.Choice(builders.ALL), help="the tool to build with  [default: the first that works]"
+)
+@click.option(
+    "--architecture",
+    default=MACHINE,
+    show_default="this machine's",
+    help="such as arm64; for another than this machine's, its kernel must run such programs (QEMU)",
+)
+@click.option(
     "--sbom",
     "sbom_file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -32,13 +42,22 @@ from hack.imagebuild.image import DEBOOTSTRAP, ROOT, make
     show_default="build/pull-secret-updater.spdx.json",
     help="where to write the SBOM",
 )
-def cli(*, tag: str, base: str | None, save: Path | None, form: Format, sbom_file: Path) -> None:
+def cli(
+    *,
+    tag: str,
+    base: str | None,
+    save: Path | None,
+    form: Format,
+    name: str | None,
+    architecture: str,
+    sbom_file: Path,
+) -> None:
     """Build the controller's image with docker, podman or buildah, print size and packages, write an SBOM (SPDX)."""
     try:
         with tempfile.TemporaryDirectory(prefix="image-") as scratch:
-            builder, ours = builders.find(), Path(scratch, "image.tar")
+            builder, ours = builders.find((name,) if name else builders.ALL), Path(scratch, "image.tar")
             saved = save.resolve() if save and form == "docker" else ours
-            make(builder, tag=tag, base=base, saved=saved, sbom_file=sbom_file)
+            make(builder, tag=tag, base=base, saved=saved, sbom_file=sbom_file, architecture=architecture)
             if save and form == "oci":
                 builder.save(tag, save.resolve(), form=form)
     except (BuildError, BinariesError) as error:

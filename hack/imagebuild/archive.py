@@ -13,10 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+MACHINE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+"""This machine's architecture, as OCI and Debian call it."""
 
 
-def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, Any]) -> None:
+def of_directory(
+    root: Path, target: Path, *, name: str, config: Mapping[str, Any], architecture: str = MACHINE
+) -> None:
     """Write an image with one layer, all files below `root`, to `target`; `config` says what it runs, and how."""
     layer = target.with_suffix(".layer")
     try:
@@ -25,7 +28,7 @@ def of_directory(root: Path, target: Path, *, name: str, config: Mapping[str, An
         with layer.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         described = {
-            "architecture": MACHINES.get(platform.machine(), platform.machine()),
+            "architecture": architecture,
             "os": "linux",
             "config": dict(config),
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},

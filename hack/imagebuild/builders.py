@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hack.imagebuild.archive import MACHINE
+
 Format = Literal["docker", "oci"]
 """Of an archive: as `docker save` writes it, or OCI's image layout."""
 _MANIFESTS: Mapping[Format, str] = {"docker": "v2s2", "oci": "oci"}
@@ -26,14 +28,23 @@ class Builder:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def build(
-        self, context: Path, *, file: Path, tag: str, arguments: Mapping[str, str], epoch: int | None = None
+        self,
+        context: Path,
+        *,
+        file: Path,
+        tag: str,
+        arguments: Mapping[str, str],
+        architecture: str = MACHINE,
+        epoch: int | None = None,
     ) -> None:
         """Build `file` with the files of `context` and name it `tag`. Raises BuildError.
+
+        For another architecture than this machine's, the kernel must be able to run its programs, such as by QEMU.
 
         With `epoch`, in seconds, all that the build adds has that time: the same files then give the same image.
         """
         values = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
-        options = ["--file", str(file), "--tag", tag, *values]
+        options = ["--file", str(file), "--tag", tag, "--platform", f"linux/{architecture}", *values]
         if self.name == "buildah":
             # chroot needs only what root has in a container, or a user in a namespace; pip needs the network.
             options += ["--isolation", "chroot", "--network", "host", "--layers=false"]
@@ -44,10 +55,10 @@ class Builder:
             options += ["--pull=missing"] if self.name == "podman" else ["--pull-never"]
         self._run("build", *options, str(context))
 
-    def has(self, image: str) -> bool:
-        """Whether the image is here, or could be pulled."""
+    def has(self, image: str, *, architecture: str = MACHINE) -> bool:
+        """Whether the image is here, or could be pulled. If it is here, it may be of another architecture."""
         look = ("inspect", "--type", "image") if self.name == "buildah" else ("image", "inspect")
-        return self._succeeds(*look, image) or self._succeeds("pull", image)
+        return self._succeeds(*look, image) or self._succeeds("pull", "--platform", f"linux/{architecture}", image)
 
     def load(self, archive: Path) -> None:
         """Load an image from an archive, under the name it has there. Raises BuildError."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hack.gomodule import user_cache
 from hack.imagebuild import archive
+from hack.imagebuild.archive import MACHINE
 from hack.imagebuild.builders import BuildError
 
 TRUST = Path("etc/ssl/certs/ca-certificates.crt")
@@ -25,25 +26,29 @@ class Base:
     """Begins the name of its file in the user's cache."""
     suite: str
     packages: tuple[str, ...]
+    architecture: str = MACHINE
+    """For another than this machine's, the kernel must be able to run its programs, such as by QEMU."""
 
     @property
     def name(self) -> str:
         """The image's name."""
-        return f"localhost/pull-secret-updater-{self.label}:{self.suite}"
+        return f"localhost/pull-secret-updater-{self.label}:{self.suite}-{self.architecture}"
 
     def made(self) -> Path:
         """The archive of the image; builds it first if there is none from this week. Raises BuildError."""
         week = "-W".join(map(str, datetime.now(UTC).isocalendar()[:2]))
         packages = hashlib.sha256(" ".join(self.packages).encode()).hexdigest()[:8]
-        target = user_cache() / f"{self.label}-{self.suite}-{packages}-{week}.tar"
+        prefix = f"{self.label}-{self.suite}-{self.architecture}"
+        target = user_cache() / f"{prefix}-{packages}-{week}.tar"
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            for old in target.parent.glob(f"{self.label}-{self.suite}-*.tar"):
+            for old in target.parent.glob(f"{prefix}-*.tar"):
                 old.unlink(missing_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f"{self.label}-") as scratch:
                 root, new = Path(scratch, "root"), Path(scratch, "base.tar")
                 self._debootstrap(root)
-                archive.of_directory(root, new, name=self.name, config={"Env": _environment(root)})
+                config = {"Env": _environment(root)}
+                archive.of_directory(root, new, name=self.name, config=config, architecture=self.architecture)
                 new.rename(target)
         return target
 
@@ -54,7 +59,8 @@ class Base:
             raise BuildError(
                 "debootstrap is not installed; run hack/cluster packages --image-tools, or name an image to pull"
             )
-        options = ["--force-check-gpg", "--variant=minbase", f"--include={','.join(self.packages)}"]
+        options = ["--force-check-gpg", "--variant=minbase", f"--arch={self.architecture}"]
+        options += [f"--include={','.join(self.packages)}"]
         if subprocess.run(["debootstrap", *options, self.suite, str(root)], stdout=2, check=False).returncode != 0:
             raise BuildError("debootstrap failed; see its output above")
         shutil.rmtree(root / "var/cache/apt")
@@ -70,5 +76,7 @@ def _environment(root: Path) -> list[str]:
     return environment
 
 
-PYTHON = Base(label="base", suite="trixie", packages=("ca-certificates", "python3", "python3-venv"))
-"""Replaces the official Python image."""
+def python(architecture: str = MACHINE) -> Base:
+    """Replaces the official Python image."""
+    packages = ("ca-certificates", "python3", "python3-venv")
+    return Base(label="base", suite="trixie", packages=packages, architecture=architecture)

@@ -16,10 +16,21 @@ DEBOOTSTRAP = "debootstrap"
 """Given instead of an image's name: build a base here."""
 
 
-def make(builder: Builder, *, tag: str, base: str | None, saved: Path, sbom_file: Path) -> None:
+def make(
+    builder: Builder,
+    *,
+    tag: str,
+    base: str | None,
+    saved: Path,
+    sbom_file: Path,
+    architecture: str = archive.MACHINE,
+) -> None:
     """Build the image, save it to `saved`, write its SBOM, and report both. Raises BuildError, BinariesError."""
-    arguments = {"VERSION": __version__, "REVISION": revision(), "BASE": have_base(builder, base)}
-    builder.build(ROOT, file=ROOT / "Dockerfile", tag=tag, arguments=arguments)
+    used = have_base(builder, base, architecture=architecture)
+    arguments = {"VERSION": __version__, "REVISION": revision(), "BASE": used}
+    builder.build(
+        ROOT, file=ROOT / "Dockerfile", tag=tag, arguments=arguments, architecture=architecture, epoch=committed()
+    )
     builder.save(tag, saved)
     sbom_file.parent.mkdir(parents=True, exist_ok=True)
     packages = sbom.write(saved, sbom_file, name="pull-secret-updater", version=__version__)
@@ -27,20 +38,21 @@ def make(builder: Builder, *, tag: str, base: str | None, saved: Path, sbom_file
     click.echo(f"SBOM: {sbom_file}")
 
 
-def have_base(builder: Builder, wanted: str | None) -> str:
+def have_base(builder: Builder, wanted: str | None, *, architecture: str = archive.MACHINE) -> str:
     """Make sure that the builder has the base image; return its name. Raises BuildError."""
     if wanted == DEBOOTSTRAP:
-        builder.load(debian.PYTHON.made())
-        return debian.PYTHON.name
+        python = debian.python(architecture)
+        builder.load(python.made())
+        return python.name
     image = wanted or default_base()
-    if builder.has(image):
+    if builder.has(image, architecture=architecture):
         return image
     if wanted:
         raise BuildError(f"{image} can't be pulled; run `{builder.name} pull {image}` to see why")
     click.echo(
         f"{image} can't be pulled; using a base from debootstrap instead (for tests, not for releases)", err=True
     )
-    return have_base(builder, DEBOOTSTRAP)
+    return have_base(builder, DEBOOTSTRAP, architecture=architecture)
 
 
 def default_base() -> str:
@@ -51,9 +63,18 @@ def default_base() -> str:
 
 def revision() -> str:
     """The commit, with `-dirty` if there are uncommitted changes; `unknown` outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    return _git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*") or "unknown"
+
+
+def committed() -> int | None:
+    """When it was committed, in seconds since the epoch."""
+    found = _git("log", "-1", "--format=%ct")
+    return int(found) if found else None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def report(tag: str, layers: list[int], packages: list[sbom.Package]) -> None:

@@ -15,6 +15,8 @@ from hack.releases.source import Source, check_version
 
 ROOT = Path(__file__).parents[2]
 NAME = "pull-secret-updater"
+REPRODUCIBLE_FIRST = ("buildah", "podman", "docker")
+"""Docker leaves the time of the build on files in its layers."""
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -92,7 +94,7 @@ def cli(
 
 def _build_image(exported: Path, scratch: Path, source: Source, *, version: str, base: str | None) -> tuple[Path, str]:
     """The image's archive, for this machine, and the name of its base."""
-    builder = builders.with_own_store(builders.find(), scratch)
+    builder = builders.with_own_store(builders.find(REPRODUCIBLE_FIRST), scratch)
     tag, archive = f"{NAME}:{version}", scratch / "image.oci.tar"
     used = have_base(builder, base)
     arguments = {"VERSION": version, "REVISION": source.commit, "BASE": used}
