@@ -4,35 +4,27 @@ import copy
 import json
 import os
 import re
-import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from controller import __version__
-from controller.cli import main
 from controller.config import load
 from hack.chart import CHART, HELM, HelmError, helm, readme, schema
 from hack.chart.helm import KUBE_VERSION
 from hack.localcluster import kubectl
-from testing.api import ApiError
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
-from testing.crusoe import Crusoe
 from testing.exchange import Issuer
-from testing.wire import Servers, Wire
-from tests.e2e.support import installed, kubelet
-from tests.e2e.support.charts import EXAMPLES, Object, example, merged, of_kind, offer, render
+from tests.e2e.support import installed
+from tests.e2e.support.charts import EXAMPLES, Object, example, merged, of_kind, offer, render, start
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import FILL_SECONDS, Tenant, eventually, token
+from tests.e2e.support.tenant import Tenant, token
 
 NAMESPACE = "pull-secret-updater"
 IDENTITY = "720909c9f5279097d847ad02a2f24ba8f59de36a/a033a6fabe0bfa0d"
@@ -519,14 +511,7 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
     assert config["policyPrefix"] == "pull-secret-updater-charted"
     taken = {key: value for key, value in config.items() if key != "providers"}
 
-    def start(settings: Object) -> ControllerProcess:
-        found = eventually(
-            lambda: _started(controller, settings), timeout=60, what="it starts with the chart's policies"
-        )
-        assert found is not None
-        return found
-
-    started = start(taken)
+    started = start(controller, taken)
     assert started.metrics().value("policy_installed") == 3
     (shared,) = {tenant.identity for tenant in [tenants()]}
     everyone = [tenants() for _ in range(100)]
@@ -538,7 +523,7 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
 
     config = release(merged(example("base"), {"config": {"limits": {"mintsPerSecond": 5}}}))
     assert config["limits"] == {"mintsPerSecond": 5}
-    start({key: value for key, value in config.items() if key != "providers"})
+    start(controller, {key: value for key, value in config.items() if key != "providers"})
     assert issuer.minted(shared) == minted
     assert {each.namespace: token(each.secret()) for each in everyone} == before
 
@@ -596,74 +581,3 @@ def test_every_piece_of_values_on_the_page_renders(tmp_path: Path) -> None:
         [{"key": "CRUSOE_ACCESS_KEY", "path": "CRUSOE_ACCESS_KEY"}],
         [{"key": "CRUSOE_SECRET_KEY", "path": "CRUSOE_SECRET_KEY"}],
     ]
-
-
-ROTATOR = """
-crusoeCredentialsSecretName: crusoe-secrets
-schedule: "0 */6 * * *"
-token: {expirationHours: 6, alias: of-this-cluster}
-targetSecret:
-  name: crusoe-image-pull-secrets
-  namespaces: [NAMESPACES]
-  registryUrl: registry.us-east1-a.ccr.crusoecloudcompute.com
-  registryUsername: puller@acme.example
-"""
-"""Values of Crusoe's rotator chart."""
-
-
-def test_the_values_of_crusoes_rotator_become_ours_and_its_secret_is_valid_in_each_listed_namespace(
-    cluster: Cluster,
-    release: Callable[[Object], Object],
-    controller: Callable[..., ControllerProcess],
-    namespaces: Callable[[], str],
-    tmp_path: Path,
-) -> None:
-    listed = [namespaces() for _ in range(2)]
-    migrated = CliRunner().invoke(
-        main, ["migrate", "crusoe", "-f", "-"], input=ROTATOR.replace("NAMESPACES", ", ".join(listed))
-    )
-    assert migrated.exit_code == 0, migrated.stderr
-    values = yaml.safe_load(migrated.stdout)
-    assert values.pop("namespaceOverride") == "crusoe-system"
-    config = release(values)
-
-    keys = {"access_key": "AK-puller", "secret_key": secrets.token_urlsafe(32)}
-    (provider,) = config["providers"].values()
-    for setting, value in zip(("accessKey", "secretKey"), keys.values(), strict=True):
-        (tmp_path / setting).write_text(value)
-        provider[setting] = {"file": str(tmp_path / setting)}
-    crusoe = Crusoe(time.time, **keys)
-    (host,) = provider["registries"]
-
-    def holds_the_token(namespace: str) -> bool:
-        try:
-            secret = cluster.api.get(f"/api/v1/namespaces/{namespace}/secrets/crusoe-image-pull-secrets")
-        except ApiError:  # it isn't there yet
-            return False
-        user, password = kubelet.credentials(secret).get(host, ("", ""))
-        return user == "puller@acme.example" and password in crusoe.minted
-
-    with Servers() as servers:
-        provider["apiUrl"] = f"{servers.serve(Wire(crusoe, clock=time.time))}/v1"
-        started = eventually(
-            lambda: _started(controller, config),
-            timeout=60,
-            what="it starts with the chart's policies",
-        )
-        assert started is not None
-        for namespace in listed:
-            eventually(
-                partial(holds_the_token, namespace), timeout=FILL_SECONDS, what=f"made and filled in {namespace}"
-            )
-        cluster.issued_tokens.extend(crusoe.minted)
-        assert [each.get("alias") for each in crusoe.wanted] == ["of-this-cluster"], "one token for both"
-        for namespace in listed:
-            cluster.api.delete(f"/api/v1/namespaces/{namespace}/secrets/crusoe-image-pull-secrets")
-
-
-def _started(controller: Callable[..., ControllerProcess], config: Object) -> ControllerProcess | None:
-    """None where it ends: a policy that was just installed takes the API server a moment."""
-    try:
-        return controller(config=config)
-    except AssertionError:
-        return None

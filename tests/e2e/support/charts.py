@@ -1,7 +1,7 @@
 """The chart as Helm renders it, and its examples of values."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ import yaml
 
 from hack.chart import CHART, helm
 from hack.chart.helm import KUBE_VERSION
+from testing.controller import ControllerProcess
 from tests.e2e.support.cluster import Cluster
+from tests.e2e.support.tenant import eventually
 
 Object = dict[str, Any]
 EXAMPLES = {file.name.removesuffix("-values.yaml"): file for file in sorted((CHART / "ci").iterdir())}
@@ -62,3 +64,17 @@ def offer(cluster: Cluster, objects: list[Object], *, namespace: str = "pull-sec
         apply = ("apply", "--dry-run=server", "--validate=strict", "-f", "-")
         told = cluster.kubectl(*apply, input=yaml.safe_dump_all(objects))
         assert told.stdout.count("(server dry run)") == len(objects)
+
+
+def start(controller: Callable[..., ControllerProcess], config: Object) -> ControllerProcess:
+    """Start one with a release's configuration: a policy that was just installed takes the API server a moment."""
+
+    def started() -> ControllerProcess | None:
+        try:
+            return controller(config=config)
+        except AssertionError:
+            return None
+
+    found = eventually(started, timeout=60, what="it starts with the chart's policies")
+    assert found is not None
+    return found
