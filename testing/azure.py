@@ -133,7 +133,7 @@ class Azure:
             return in_json(400, {"error": "bad_request", "error_description": "Required metadata header not specified"})
         if query.get("api-version") != "2018-02-01":
             return in_json(400, {"error": "bad_request", "error_description": "Bad api-version"})
-        if query.get("resource") != f"{self.resource}/":
+        if query.get("resource", "").rstrip("/") != self.resource:
             return in_json(400, {"error": "invalid_resource", "error_description": "AADSTS500011"})
         client = query.get("client_id") or min(self.node_identities)
         if client not in self.node_identities:

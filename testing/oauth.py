@@ -1,4 +1,4 @@
-"""The stand-in for an RFC 8693 server, in three flavours: the RFC's, JFrog's and Quay's.
+"""The stand-in for an RFC 8693 server, in two flavours: the RFC's and JFrog's.
 
 It verifies the subject token, requires the same parameters as the original, and mints signed tokens.
 """
@@ -14,14 +14,14 @@ from testing.wire import Answer, Asked, in_json
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 -- a type
 
-Flavour = Literal["rfc", "jfrog", "quay"]
+Flavour = Literal["rfc", "jfrog"]
 
-_PATHS = {"rfc": "/token", "jfrog": "/access/api/v1/oidc/token", "quay": "/sts/token"}
-_SUBJECT_TYPES = {"rfc": ("jwt", "id_token"), "jfrog": ("id_token",), "quay": ("jwt",)}
+_PATHS = {"rfc": "/token", "jfrog": "/access/api/v1/oidc/token"}
+_SUBJECT_TYPES = {"rfc": ("jwt", "id_token"), "jfrog": ("id_token",)}
 
 
 class TokenExchange:
-    """One server with one identity: an audience, a provider name or a robot, depending on its flavour."""
+    """One server with one identity: an audience or a provider name, depending on its flavour."""
 
     def __init__(
         self,
@@ -38,6 +38,8 @@ class TokenExchange:
         self.minted: list[str] = []
         self.says_lifetime = True
         """Send `expires_in`."""
+        self.says_user = True
+        """Send `username`, where the flavour has it."""
         self.numbers_as_strings = False
         """Send `"expires_in": "3600"`, as some services do."""
         self._expires_at = 0.0
@@ -59,7 +61,7 @@ class TokenExchange:
         return await self._exchange(self._parameters(asked))
 
     def _parameters(self, asked: Asked) -> dict[str, str]:
-        """JFrog reads JSON, the others a form; anything else counts as no parameters."""
+        """JFrog reads JSON, the RFC's server a form; anything else counts as no parameters."""
         if self._flavour == "jfrog":
             return {name: str(value) for name, value in (asked.json() or {}).items()}
         return {name: values[0] for name, values in (asked.form() or {}).items() if len(values) == 1}
@@ -73,12 +75,7 @@ class TokenExchange:
             await self._trust.claims(parameters.get("subject_token", ""))
         except UntrustedError:
             return refusal("invalid_grant")
-        name, prefix = {
-            "rfc": ("audience", ""),
-            "jfrog": ("provider_name", ""),
-            "quay": ("resource", "urn:quay:robot:"),
-        }[self._flavour]
-        if parameters.get(name) != prefix + self._identity:
+        if parameters.get("provider_name" if self._flavour == "jfrog" else "audience") != self._identity:
             return refusal("invalid_target")
         return self._token()
 
@@ -96,7 +93,7 @@ class TokenExchange:
             "token_type": "Bearer",
             "scope": "repo:read",
             **({"expires_in": str(life) if self.numbers_as_strings else life} if self.says_lifetime else {}),
-            **({"username": "puller"} if self._flavour == "jfrog" else {}),
+            **({"username": "puller"} if self._flavour == "jfrog" and self.says_user else {}),
         }
         return in_json(200, answer, Cache_Control="no-store")
 

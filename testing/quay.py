@@ -40,7 +40,7 @@ class Quay:
         try:
             claims = await self._trust.claims(proof)
         except UntrustedError:
-            return in_json(401, {"error": "Signature has expired"})
+            return in_json(400, {"message": "Invalid token"})
         if self._robots.get(robot) != claims["sub"]:
             return in_json(400, {"message": "Token does not match robot"})
         if not self.again or not self.minted:

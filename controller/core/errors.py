@@ -320,6 +320,15 @@ class Problem(enum.Enum):
         Pace.FAST,
         True,
     )
+    CLUSTER_ISSUER_UNREACHABLE = (
+        "ClusterIssuerUnreachable",
+        (
+            "the issuer can't fetch the keys with which the cluster signs ServiceAccount tokens: either it can't reach "
+            "the cluster's own issuer, or what it trusts names another issuer URL; check both; the controller retries "
+            "automatically"
+        ),
+        Pace.FAST,
+    )
     ISSUER_MALFORMED = (
         "IssuerMalformed",
         "the issuer's response has no usable token; the controller retries automatically",

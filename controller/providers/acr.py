@@ -60,6 +60,7 @@ _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 _PROBLEMS = {**OAUTH_PROBLEMS, "invalid_resource": Problem.REQUEST_REFUSED}
 _HINTS = {
+    50166: Problem.CLUSTER_ISSUER_UNREACHABLE,  # "Request to External OIDC endpoint failed", as the next two say
     50196: Problem.ISSUER_THROTTLES,  # the same request in a loop
     70021: Problem.MINT_REFUSED,  # no federated credential matches; also for minutes after one is made
     700211: Problem.MINT_REFUSED,  # ... by issuer,
@@ -69,6 +70,8 @@ _HINTS = {
     90002: Problem.IDENTITY_UNKNOWN,  # no such tenant
     90024: Problem.ISSUER_UNAVAILABLE,
     90033: Problem.ISSUER_UNAVAILABLE,
+    90061: Problem.CLUSTER_ISSUER_UNREACHABLE,
+    501661: Problem.CLUSTER_ISSUER_UNREACHABLE,
     500011: Problem.REQUEST_REFUSED,  # no such resource in the tenant
 }
 _STALE = frozenset({700024, 7000215, 7000222})
@@ -226,7 +229,7 @@ class Acr:
     async def _by_managed_identity(self, principal: _Principal, settings: AcrManagedIdentity) -> str:
         query = {
             "api-version": "2018-02-01",
-            "resource": f"{settings.resource.rstrip('/')}/",
+            "resource": settings.resource,
             "client_id": principal.client,
         }
         endpoint = f"{settings.metadata_endpoint.rstrip('/')}/metadata/identity/oauth2/token"

@@ -63,7 +63,7 @@ _UNAVAILABLE = frozenset(
     {
         *("RequestTimeout", "RequestTimeoutException", "PriorRequestNotComplete", "TransactionInProgressException"),
         *("ServerException", "InternalFailure", "InternalServerException", "ServiceUnavailable"),
-        *("ServiceUnavailableException", "IDPCommunicationError"),  # AWS could not reach the cluster's issuer
+        "ServiceUnavailableException",
     }
 )
 _REFUSED = frozenset(
@@ -84,6 +84,7 @@ _PROBLEMS: Mapping[str, Problem] = {
     **dict.fromkeys(_THROTTLES, Problem.ISSUER_THROTTLES),
     **dict.fromkeys(_UNAVAILABLE, Problem.ISSUER_UNAVAILABLE),
     **dict.fromkeys(_MALFORMED_REQUEST, Problem.REQUEST_REFUSED),
+    "IDPCommunicationError": Problem.CLUSTER_ISSUER_UNREACHABLE,
 }
 """By code, and not by status: ThrottlingException comes with 400, and so does IDPCommunicationError."""
 
@@ -238,7 +239,7 @@ def failure(reply: IssuerReply, tools: Tools) -> MintError:
     code, message = _code_and_message(reply)
     if code == "InvalidIdentityToken" and "verification key" in message:
         # "Couldn't retrieve verification key from your identity provider": the same fault as IDPCommunicationError.
-        return refusal(reply, tools, problem=Problem.ISSUER_UNAVAILABLE, code=code)
+        return refusal(reply, tools, problem=Problem.CLUSTER_ISSUER_UNREACHABLE, code=code)
     if code in _STALE:
         return stale(reply, tools, code=code)
     return refusal(reply, tools, problem=_PROBLEMS.get(code), code=code)

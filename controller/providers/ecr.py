@@ -342,6 +342,8 @@ def _host_problems(settings: _Settings, region: str) -> Iterator[str]:
     if settings.type == "ecr-public":
         if region != _PUBLIC_REGION:
             yield f"region: ECR Public is in {_PUBLIC_REGION} only"
+        if settings.fips:
+            yield "fips: ECR Public has no FIPS endpoint; remove it"
         for host in set(settings.registries) - _PUBLIC_HOSTS:
             yield f"registries: {host!r} is not {' or '.join(sorted(_PUBLIC_HOSTS))}"
         return

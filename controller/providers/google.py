@@ -44,6 +44,7 @@ from controller.providers.exchange import (
     malformed,
     oauth_refusal,
     read_answer,
+    read_json,
     refusal,
 )
 from controller.providers.proof import secret_file, with_proof
@@ -63,7 +64,9 @@ USERNAME = "oauth2accesstoken"
 
 _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 _UNIVERSE = "googleapis.com"
-_REGISTRY = re.compile(r"(([a-z0-9-]+\.)?gcr\.io|([a-z0-9-]+-)?docker\.pkg\.dev)(/.*)?")
+_REGISTRY = re.compile(
+    r"(([a-z0-9-]+\.)?gcr\.io|([a-z0-9-]+-)?docker\.pkg\.dev|docker\.[a-z0-9-]+\.rep\.pkg\.dev)(/.*)?"
+)
 _ASSERTION_SECONDS = 3600
 _LIFETIME_AT_MOST_SECONDS = 12 * 3600
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 -- a type
@@ -73,6 +76,9 @@ _PROBLEMS = {
     "invalid_target": Problem.REQUEST_REFUSED,  # the pool or provider doesn't exist or is disabled
     "internal_failure": Problem.ISSUER_UNAVAILABLE,
 }
+
+_UNREACHABLE = "Error connecting to the given credential's issuer."
+"""Google can't reach the cluster's issuer, the provider has another, or Google doesn't know its newest key yet."""
 
 _ProviderName = Annotated[
     str,
@@ -195,6 +201,11 @@ GoogleSettings = GoogleWorkloadIdentity | GoogleExternalAccount | GoogleMetadata
 class _AccessToken(msgspec.Struct, frozen=True):
     access_token: str
     expires_in: Any = None
+
+
+class _OauthError(msgspec.Struct, frozen=True):
+    error_description: str
+    """Compared with one sentence, and never shown."""
 
 
 class _ImpersonatedToken(msgspec.Struct, frozen=True, rename="camel"):
@@ -336,6 +347,9 @@ class Google:
         # Without Authorization, which the token exchange refuses.
         reply = await ask(self.tools, "POST", url, form=form)
         if reply.status != 200:
+            said = read_json(reply, _OauthError)
+            if reply.status == 400 and said is not None and said.error_description == _UNREACHABLE:
+                raise refusal(reply, self.tools, problem=Problem.CLUSTER_ISSUER_UNREACHABLE)
             error = oauth_refusal(reply, self.tools, _PROBLEMS, may_be_stale=("invalid_grant",))
             raise error or refusal(reply, self.tools)
         return _granted(reply)

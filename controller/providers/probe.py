@@ -28,7 +28,8 @@ from controller.net.urls import is_link_local, is_loopback, is_safe_url
 from controller.providers.contract import Provider, Tools
 from controller.providers.exchange import IssuerReply, ask, basic, bearer, is_sendable, read_json
 
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_PARAMETER = re.compile(r'(\w+)=(?:"([^"]*)"|([^\s",]+))')
+"""A parameter of a challenge: a quoted string or a token (RFC 9110 11.2)."""
 
 
 class _RegistryToken(msgspec.Struct, frozen=True):
@@ -85,7 +86,8 @@ class _Door:
                 return _admitted(await self._get(url, login))
             case "bearer":
                 # The first of several challenges in one header counts.
-                realm = _realm(dict(reversed(_PARAMETER.findall(parameters))), url)
+                found = {name: quoted or token for name, quoted, token in reversed(_PARAMETER.findall(parameters))}
+                realm = _realm(found, url)
                 reply = await self._get(realm, login)
                 return _admitted(reply) and _admitted(await self._get(url, bearer(_registry_token(reply))))
         raise MintError(Problem.ISSUER_MALFORMED, "the registry asks for an unknown kind of login")

@@ -88,7 +88,7 @@ def secret_file(path: str, *, lines: bool = False) -> str:
 async def with_proof(read: Callable[[], Awaitable[P]], attempt: Callable[[P], Awaitable[T]]) -> T:
     """Attempt with the proof as it is now; if the issuer calls it stale and it is another by now, once more.
 
-    A refusal names whom the proof is of and for, which the issuer has to trust.
+    A refusal names whom the proof is of and for, which the issuer has to trust, or whose keys it has to fetch.
     """
     proof = await read()
     try:
@@ -107,7 +107,9 @@ def _naming(proof: object) -> Iterator[None]:
     try:
         yield
     except MintError as error:
-        subject = jwt_claim(proof, "sub") if isinstance(proof, str) else None
+        subject, issuer = (jwt_claim(proof, name) if isinstance(proof, str) else None for name in ("sub", "iss"))
+        if error.problem is Problem.CLUSTER_ISSUER_UNREACHABLE and isinstance(issuer, str):
+            error.named += (f"issuer {issuer}",)
         if error.problem is Problem.MINT_REFUSED and isinstance(subject, str):
             audiences = jwt_claim(str(proof), "aud")
             error.named += (f"subject {subject}", *(f"audience {each}" for each in _listed(audiences)))

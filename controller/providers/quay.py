@@ -1,14 +1,13 @@
 """Quay robots, federated: a ServiceAccount token becomes a robot's token.
 
 Page: https://docs.projectquay.io/manage_quay.html#setting-robot-federation, and the server's source,
-endpoints/oauth/robot_identity_federation.py. Newer servers speak RFC 8693 too, at /sts/token:
-that is `type: token-exchange`.
+endpoints/oauth/robot_identity_federation.py and util/security/federated_robot_auth.py.
 
 Request   GET <url>/oauth2/federation/robot/token, `Authorization: Basic <robot>:<ServiceAccount token>`.
 Response  200 {"token": JWT}. The docker user is the robot.
 Lifetime  the JWT's `exp`; an hour.
-Errors    401 {"error": text}: the token isn't from a trusted issuer and subject, or has expired; 400 {"message": text}:
-          the robot doesn't exist, or the token is for another.
+Errors    400 {"message": text}: the ServiceAccount token has expired or isn't the one that the robot trusts, or there
+          is no such robot; 401: it is missing or can't be parsed. A robot without federation may be a 500.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from controller.providers.proof import with_proof
 from controller.providers.settings import ProofSettings, Url
 from controller.providers.token import lifetime_seconds, make_token
 
-IDENTITY = r"[a-z0-9_.-]+\+[a-z0-9_-]+"
-"""A robot: its organisation or user, and its own name."""
+IDENTITY = r"[a-z0-9_.-]+\+[a-z0-9]+(?:[._-][a-z0-9]+)*"
+"""A robot: its organisation or user, and its own name, which has the format of Quay's users."""
 
 
 class QuaySettings(ProofSettings, frozen=True, kw_only=True, rename="camel"):
@@ -91,10 +90,5 @@ class Quay:
         return token
 
     def _error(self, reply: IssuerReply) -> MintError:
-        match reply.status:
-            case 400:  # the same for a robot that doesn't exist and one that trusts another issuer
-                return refusal(reply, self.tools, problem=Problem.MINT_REFUSED)
-            case 401:
-                return stale(reply, self.tools)
-            case _:
-                return refusal(reply, self.tools)
+        # 400 is the same for a proof that has expired, one that isn't trusted, and a robot that doesn't exist.
+        return stale(reply, self.tools) if reply.status in (400, 401) else refusal(reply, self.tools)

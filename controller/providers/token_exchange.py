@@ -75,7 +75,7 @@ class TokenExchangeSettings(ProofSettings, frozen=True, kw_only=True, rename="ca
     username_field: str | None = None
     """Or the field of the answer that holds it."""
     username_claim: str | None = None
-    """Or the claim of the minted JWT that holds it; of a path only its last segment."""
+    """Or, if the answer lacks it, the claim of the minted JWT that holds it; of a path only its last segment."""
     identity_claim: str | None = None
     """The claim of the minted JWT that must be the identity, or a path that ends in it; other tokens are refused."""
 
@@ -91,8 +91,8 @@ class TokenExchangeSettings(ProofSettings, frozen=True, kw_only=True, rename="ca
             yield f"parameters.{name}: is a secret and must not be in this file; use clientSecretFile"
         if (self.client_id is None) != (self.client_secret_file is None):
             yield "clientId: needs clientSecretFile, and the other way round; a client id alone goes in parameters"
-        if sum(bool(way) for way in (self.username, self.username_field, self.username_claim)) != 1:
-            yield "username: exactly one of username, usernameField and usernameClaim is needed, for the docker user"
+        if bool(self.username) == bool(self.username_field or self.username_claim):
+            yield "username: either username, or usernameField, usernameClaim or both are needed, for the docker user"
         if self.username and not is_username(self.username):
             yield "username: must be printable and without a colon"
 
@@ -161,7 +161,8 @@ class TokenExchange:
             username=self._username(identity, answer, password),
             password=password,
             reply=reply,
-            lifetimes_seconds=(lifetime_seconds(answer.get(self.settings.lifetime_field)),),
+            # 0 is how JFrog and others say that a token has no end of its own.
+            lifetimes_seconds=(lifetime_seconds(answer.get(self.settings.lifetime_field)) or None,),
             expiries=(jwt_instant(password, "exp"),),
         )
         self._check(identity, password)
@@ -178,11 +179,10 @@ class TokenExchange:
     def _username(self, identity: str, answer: dict[str, Any], password: str) -> str:
         if self.settings.username is not None:
             return self._named(identity)
-        if self.settings.username_field is not None:
-            found = answer.get(self.settings.username_field)
-        else:
-            found = jwt_claim(password, self.settings.username_claim or "")
-            found = found.rpartition("/")[2] if isinstance(found, str) else None
+        found = answer.get(self.settings.username_field) if self.settings.username_field else None
+        if found is None and self.settings.username_claim is not None:
+            claim = jwt_claim(password, self.settings.username_claim)
+            found = claim.rpartition("/")[2] if isinstance(claim, str) else None
         if not isinstance(found, str):
             raise MintError(Problem.ISSUER_MALFORMED, "no docker user in the answer")
         return found

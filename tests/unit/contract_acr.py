@@ -32,6 +32,9 @@ ENTRA_REFUSALS: Mapping[str, tuple[Answer, Problem]] = {
     "an unknown word": (entra_error("something_new", 1234567, status=403), Problem.MINT_REFUSED),
     "throttled": (entra_error("temporarily_unavailable", 90055, status=429), Problem.ISSUER_THROTTLES),
     "throttled for a loop": (entra_error("invalid_grant", 50196), Problem.ISSUER_THROTTLES),
+    "the cluster's issuer is throttled": (entra_error("invalid_request", 50166), Problem.CLUSTER_ISSUER_UNREACHABLE),
+    "the cluster's issuer fails": (entra_error("invalid_request", 501661), Problem.CLUSTER_ISSUER_UNREACHABLE),
+    "the cluster's issuer doesn't answer": (entra_error("invalid_request", 90061), Problem.CLUSTER_ISSUER_UNREACHABLE),
     "unavailable": (entra_error("temporarily_unavailable", 90033), Problem.ISSUER_UNAVAILABLE),
     "unavailable in another word": (entra_error("invalid_client", 700024, status=503), Problem.ISSUER_UNAVAILABLE),
 }

@@ -22,6 +22,7 @@ EMAIL = "puller@my-project.iam.gserviceaccount.com"
 TOKEN_FILE = "/var/run/secrets/tokens/google"
 FEDERATION = {"tokenFile": TOKEN_FILE, "workloadIdentityProvider": PROVIDER}
 LONG = "12h"
+ISSUER_UNREACHABLE = oauth_error("invalid_grant", "Error connecting to the given credential's issuer.")
 
 OAUTH_REFUSALS: Mapping[str, tuple[Answer, Problem]] = {
     "refused": (oauth_error("unauthorized_client"), Problem.MINT_REFUSED),
@@ -30,6 +31,7 @@ OAUTH_REFUSALS: Mapping[str, tuple[Answer, Problem]] = {
     "malformed request": (oauth_error("invalid_request"), Problem.REQUEST_REFUSED),
     "an unknown word": (oauth_error("something_new", status=403), Problem.MINT_REFUSED),
     "throttled": (api_error(429, "RESOURCE_EXHAUSTED"), Problem.ISSUER_THROTTLES),
+    "the cluster's issuer can't be reached": (ISSUER_UNREACHABLE, Problem.CLUSTER_ISSUER_UNREACHABLE),
     "throttled in another word": (oauth_error("invalid_grant", status=429), Problem.ISSUER_THROTTLES),
     "unavailable": (oauth_error("internal_failure"), Problem.ISSUER_UNAVAILABLE),
     "unavailable in another word": (oauth_error("invalid_grant", status=503), Problem.ISSUER_UNAVAILABLE),

@@ -27,12 +27,14 @@ ROW = Row(
     settings=lambda _directory: {},
     refusals={
         "refused": (in_json(400, {"message": "Token does not match robot"}), Problem.MINT_REFUSED),
-        "refused proof": (in_json(401, {"error": "Signature verification failed"}), Problem.MINT_REFUSED),
+        "refused proof": (in_json(400, {"message": "Signature verification failed"}), Problem.MINT_REFUSED),
+        "a proof that can't be parsed": (in_json(401, {"error": "missing auth"}), Problem.MINT_REFUSED),
+        "a robot without federation": (in_json(500, {"message": "DoesNotExist"}), Problem.ISSUER_UNAVAILABLE),
         "malformed request": (Answer(405), Problem.REQUEST_REFUSED),
         "throttled": (Answer(429), Problem.ISSUER_THROTTLES),
         "unavailable": (Answer(503), Problem.ISSUER_UNAVAILABLE),
     },
-    stale=in_json(401, {"error": "Signature has expired"}),
+    stale=in_json(400, {"message": "Signature has expired"}),
     at=lambda url: {"url": url},
     proofless={"tokenFile": None},
 )

@@ -119,11 +119,19 @@ async def test_a_managed_identity_is_asked_for_by_its_client_id(new_world: NewWo
     assert request.headers["Metadata"] == "true"
     assert request.parameters() == {
         "api-version": ["2018-02-01"],
-        "resource": ["https://containerregistry.azure.net/"],
+        "resource": ["https://containerregistry.azure.net"],
         "client_id": [MANAGED],
     }
     assert "tenant" not in (world.wire.asked[1].form() or {}), "which is not known"
     assert vendor_of(world).whose(token.password) == MANAGED
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_a_node_is_asked_for_the_resource_as_it_is_configured(new_world: NewWorld, slash: str) -> None:
+    world = new_world(ON_THE_NODE, resource=f"https://management.chinacloudapi.cn{slash}")
+    vendor_of(world).resource = "https://management.chinacloudapi.cn"
+    await world.mint()
+    assert world.wire.asked[0].parameters()["resource"] == [f"https://management.chinacloudapi.cn{slash}"]
 
 
 async def test_a_sovereign_cloud_is_a_matter_of_configuration(new_world: NewWorld) -> None:

@@ -275,6 +275,7 @@ def test_what_makes_sense_is_taken(tmp_path: Path, settings: Mapping[str, Any]) 
     ("settings", "problem"),
     [
         ({"region": "eu-central-1"}, "region: ECR Public is in us-east-1 only"),
+        ({"fips": True}, "fips: ECR Public has no FIPS endpoint; remove it"),
         ({"registries": [REGISTRY]}, f"registries: '{REGISTRY}' is not ecr-public.aws.com or public.ecr.aws"),
     ],
 )

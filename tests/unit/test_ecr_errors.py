@@ -40,8 +40,8 @@ def world(new_world: NewWorld) -> World:
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (in_stss_words(400, "IDPCommunicationError"), Problem.ISSUER_UNAVAILABLE),
-        (in_stss_words(400, "InvalidIdentityToken", VERIFICATION_KEY), Problem.ISSUER_UNAVAILABLE),
+        (in_stss_words(400, "IDPCommunicationError"), Problem.CLUSTER_ISSUER_UNREACHABLE),
+        (in_stss_words(400, "InvalidIdentityToken", VERIFICATION_KEY), Problem.CLUSTER_ISSUER_UNREACHABLE),
         (in_stss_words(400, "InvalidIdentityToken", "No OpenIDConnect provider found"), Problem.MINT_REFUSED),
         (in_stss_words(400, "Throttling", "Rate exceeded"), Problem.ISSUER_THROTTLES),
         (in_stss_words(400, "ExpiredTokenException"), Problem.MINT_REFUSED),
@@ -155,6 +155,11 @@ async def test_a_projected_token_that_expired_is_read_again_once(world: World, w
     with pytest.raises(StaleProof):
         await world.mint()
     assert len(world.wire.script) == 1, "the same token is not sent twice"
+
+
+async def test_an_issuer_that_the_vendor_cannot_reach_is_named(world: World) -> None:
+    world.wire.script.append(in_stss_words(400, "IDPCommunicationError"))
+    assert "issuer https://cluster.example" in (await refused(world)).named
 
 
 async def test_an_agent_that_calls_its_token_expired_is_shown_the_new_one(new_world: NewWorld) -> None:

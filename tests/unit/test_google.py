@@ -494,6 +494,7 @@ ON_A_NODE = {"credentials": "metadata", "tokenFile": None, "workloadIdentityProv
         ({"universeDomain": "e vil/x"}, "universeDomain: must be a DNS name, such as googleapis.com"),
         ({"registries": ["ghcr.io"]}, "registries: 'ghcr.io' is not a registry of Google"),
         ({"registries": ["gcr.io.evil.example"]}, "registries: 'gcr.io.evil.example' is not a registry of Google"),
+        ({"registries": ["docker.rep.pkg.dev"]}, "registries: 'docker.rep.pkg.dev' is not a registry of Google"),
     ],
 )
 def test_what_contradicts_itself_is_refused_at_the_start(
@@ -507,6 +508,8 @@ def test_what_contradicts_itself_is_refused_at_the_start(
     [
         "gcr.io",
         "eu.gcr.io",
+        "docker.us-east1.rep.pkg.dev",
+        "docker.africa-south1.rep.pkg.dev/p/r",
         "us-docker.pkg.dev",
         "europe-west1-docker.pkg.dev",
         "us-docker.pkg.dev/p/r",

@@ -152,6 +152,14 @@ async def test_no_registry_can_have_the_credential_sent_to_a_neighbour_of_ours(c
     assert len(scene.wire.asked) == 1
 
 
+async def test_a_challenge_may_be_written_without_quotes(clock: Clock) -> None:
+    scene = Scene(clock, "bearer", admits=True)
+    challenge = "Bearer realm=https://auth.example/token,service=registry.example,scope=x"
+    scene.wire.script.append(Answer(401, headers={"WWW-Authenticate": challenge}))
+    await scene.mint(REGISTRY)
+    assert scene.wire.asked[1].url == "https://auth.example/token?service=registry.example"
+
+
 async def test_of_several_challenges_the_first_counts(clock: Clock) -> None:
     scene = Scene(clock, "bearer", admits=False)
     challenge = 'Bearer realm="https://auth.example/token",service="s", Basic realm="y"'

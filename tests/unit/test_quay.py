@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 
 import pytest
 
 from controller.core.errors import MintError, Problem
+from controller.providers import quay
 from testing.wire import in_json
 from tests.unit.contract_quay import ROBOT, ROW
 from tests.unit.provider_world import World, vendors_key
@@ -37,6 +39,24 @@ async def test_a_life_in_the_answer_counts_where_it_is_less(world: World) -> Non
     await world.mint()
     world.wire.script.append(in_json(200, {"token": world.vendor.minted[-1], "expires_in": "600"}))
     assert (await world.mint()).lifetime_seconds == 600
+
+
+@pytest.mark.parametrize(
+    ("identity", "fits"),
+    [
+        (ROBOT, True),
+        ("acme+ci.prod", True),
+        ("acme+ci_prod-2.x", True),
+        ("acme.eu+0", True),
+        ("acme+ci..prod", False),
+        ("acme+.ci", False),
+        ("acme+ci-", False),
+        ("acme+", False),
+        ("acme", False),
+    ],
+)
+def test_a_robot_with_a_dot_in_its_name_is_known_by_its_shape(identity: str, fits: bool) -> None:
+    assert (re.fullmatch(quay.IDENTITY, identity) is not None) is fits
 
 
 @pytest.mark.parametrize(

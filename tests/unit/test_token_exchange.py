@@ -84,18 +84,24 @@ async def test_the_documented_configuration_logs_in_to_jfrog(clock: Clock, tmp_p
     }
 
 
-async def test_the_documented_configuration_logs_in_to_a_newer_quay(clock: Clock, tmp_path: Path) -> None:
-    world = documented_world("quay-sts", "quay", "acme+puller", clock, tmp_path)
-    token = await world.mint()
-    assert (token.username, token.password) == ("acme+puller", world.vendor.minted[-1])
-    [asked] = world.wire.asked
-    assert asked.url == "https://quay.example.com/sts/token"
-    assert asked.form() == {
-        "grant_type": ["urn:ietf:params:oauth:grant-type:token-exchange"],
-        "subject_token_type": ["urn:ietf:params:oauth:token-type:jwt"],
-        "subject_token": [world.proofs_read[-1]],
-        "resource": ["urn:quay:robot:acme+puller"],
-    }
+async def test_a_jfrog_that_names_no_user_means_the_last_part_of_the_tokens_subject(
+    clock: Clock, tmp_path: Path
+) -> None:
+    world = documented_world("jfrog", "jfrog", "my-integration", clock, tmp_path)
+    assert isinstance(world.vendor, oauth.TokenExchange)
+    world.vendor.says_user = False
+    assert (await world.mint()).username == "puller"
+
+
+async def test_a_life_of_0_means_that_the_server_gives_none(clock: Clock, tmp_path: Path) -> None:
+    endless = in_json(200, {"access_token": "opaque", "expires_in": 0})
+    world = World(row(defaultLifetime="15m"), clock, tmp_path)
+    world.wire.script.append(endless)
+    assert (await world.mint()).lifetime_seconds == 900
+    world = World(ROW, clock, tmp_path)
+    world.wire.script.append(endless)
+    error = await refused(world)
+    assert (error.problem, "no expiry" in error.detail) == (Problem.TOKEN_UNFIT, True)
 
 
 async def test_the_docker_user_can_be_a_claim_of_the_token(clock: Clock, tmp_path: Path) -> None:
