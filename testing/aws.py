@@ -1,9 +1,9 @@
 """The stand-in for AWS: STS, ECR, ECR Public and the EKS Pod Identity agent of one region, behind one address.
 
-Roles trust ServiceAccounts, other roles and users; nobody else gets a session. Signatures are checked (sigv4.py), and
-so are their scope, the audience and subject of web identities, external IDs, and the length of sessions. Responses have
-the original formats: XML with a namespace from STS, an array from ECR, an object from ECR Public,
-plain text from an agent that refuses; ThrottlingException with status 400.
+Roles trust ServiceAccounts, other roles and users; nobody else gets a session. Whoever has keys may ask whose they are.
+Signatures are checked (sigv4.py), and so are their scope, the audience and subject of web identities, external IDs, and
+the length of sessions. Responses have the original formats: XML with a namespace from STS, an array from ECR, an object
+from ECR Public, plain text from an agent that refuses; ThrottlingException with status 400.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class Aws:
         self._web_identities = web_identities
         self._agent_identities = agent_identities
         self._clock = clock
+        self.users: set[str] = set()
+        """The ARNs of the users that may pull by themselves."""
         self._roles: dict[str, Role] = {}
         self._keys: dict[str, Key] = {}
         self._valid: dict[str, float] = {}  # password -> when it expires
@@ -96,6 +98,11 @@ class Aws:
     def add(self, role: Role) -> None:
         """Add a role."""
         self._roles[role.arn] = role
+
+    def know(self, key: Key) -> None:
+        """Accept requests that are signed with this key."""
+        self._keys[key.access_key] = key
+        self.secrets += [key.secret_key, *([key.token] if key.token else [])]
 
     def user_key(self, principal: str) -> Key:
         """New keys of a user, which don't expire."""
@@ -124,6 +131,8 @@ class Aws:
                 return await self._with_web_identity(parameters)
             case "AssumeRole":
                 return self._assume(asked, parameters)
+            case "GetCallerIdentity":
+                return self._caller(asked)
         raise RefusedError("InvalidAction")
 
     async def _with_web_identity(self, parameters: dict[str, str]) -> Answer:
@@ -144,6 +153,18 @@ class Aws:
             raise RefusedError("AccessDenied", 403)
         return self._session("AssumeRole", role, parameters, chained=key.token is not None)
 
+    def _caller(self, asked: Asked) -> Answer:
+        key = self._signer(asked, "sts", self.sts_region)
+        user = key.principal if key.token is None else _session_arn(key.principal, "somebodys-session")
+        return Answer(
+            200,
+            f'<GetCallerIdentityResponse xmlns="{_NAMESPACE}"><GetCallerIdentityResult><Arn>{escape(user)}</Arn>'
+            f"<UserId>AIDAEXAMPLE</UserId><Account>{user.split(':')[4]}</Account></GetCallerIdentityResult>"
+            f"<ResponseMetadata><RequestId>{secrets.token_hex(16)}</RequestId></ResponseMetadata>"
+            "</GetCallerIdentityResponse>".encode(),
+            {"Content-Type": "text/xml"},
+        )
+
     def _session(self, action: str, role: Role, parameters: dict[str, str], *, chained: bool) -> Answer:
         name, seconds = parameters.get("RoleSessionName", ""), int(parameters.get("DurationSeconds", "3600"))
         if parameters.get("Version") != "2011-06-15" or not re.fullmatch(r"[\w+=,.@-]{2,64}", name, re.ASCII):
@@ -152,8 +173,7 @@ class Aws:
             raise RefusedError("ValidationError")
         arn = self.session_of or role.arn
         key = self._new_key("ASIA", arn, secrets.token_urlsafe(300), self._clock() + seconds)
-        partition, account, role_name = re.split(r":iam::|:role/", arn.removeprefix("arn:"))
-        user = f"arn:{partition}:sts::{account}:assumed-role/{role_name.rpartition('/')[2]}/{name}"
+        user = _session_arn(arn, name)
         return Answer(
             200,
             f'<{action}Response xmlns="{_NAMESPACE}"><{action}Result><Credentials>'
@@ -183,8 +203,7 @@ class Aws:
 
     def _new_key(self, prefix: str, principal: str, token: str | None, expires_at: float | None) -> Key:
         key = Key(prefix + secrets.token_hex(8).upper(), secrets.token_urlsafe(30), token, principal, expires_at)
-        self._keys[key.access_key] = key
-        self.secrets += [key.secret_key, *([token] if token else [])]
+        self.know(key)
         return key
 
     async def _authorization(self, asked: Asked) -> Answer:
@@ -195,7 +214,7 @@ class Aws:
             raise RefusedError("UnsupportedCommandException")
         key = self._signer(asked, service, self.region)
         role = self._roles.get(key.principal)
-        if role is None or not role.may_pull:
+        if not (role.may_pull if role else key.principal in self.users):
             raise RefusedError("AccessDeniedException")
         if not self.again or not self.minted:
             payload = json.dumps({"payload": secrets.token_urlsafe(600), "version": "2", "type": "DATA_KEY"})
@@ -203,7 +222,7 @@ class Aws:
             self._valid[self.minted[-1]] = self._clock() + self.lifetime_seconds
         token = base64.b64encode(f"AWS:{self.minted[-1]}".encode()).decode()
         ends = self._valid[self.minted[-1]]
-        partition, account = re.split(r":iam::|:role/", key.principal.removeprefix("arn:"))[:2]
+        partition, account = re.split(r":iam::|:", key.principal.removeprefix("arn:"))[:2]
         host = f"{account}.dkr.ecr.{self.region}.{_DOMAINS.get(partition, 'amazonaws.com')}"
         if service == "ecr-public":
             body = f'{{"authorizationData":{{"authorizationToken":"{token}","expiresAt":{int(ends)}}}}}'
@@ -228,6 +247,11 @@ class Aws:
         answer = {"AccessKeyId": key.access_key, "SecretAccessKey": key.secret_key, "Token": key.token}
         answer |= {"AccountId": role.arn.split(":")[4], "Expiration": _rfc3339(key.expires_at)}
         return Answer(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+
+
+def _session_arn(role: str, name: str) -> str:
+    partition, account, role_name = re.split(r":iam::|:role/", role.removeprefix("arn:"))
+    return f"arn:{partition}:sts::{account}:assumed-role/{role_name.rpartition('/')[2]}/{name}"
 
 
 def _in_json(code: str, status: int) -> Answer:

@@ -39,8 +39,8 @@ from controller.providers.exchange import (
 from controller.providers.settings import ProviderSettings
 from controller.providers.token import rfc3339
 
-ROLE = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):role/(?:[!-~]+/)?([A-Za-z0-9_+=,.@-]{1,64})")
-"""Partition, account and name of a role; the path before the name is not part of a session's ARN."""
+_PRINCIPAL = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):(role|user)/(?:[!-~]+/)?([A-Za-z0-9_+=,.@-]{1,64})")
+"""Partition, account, kind and name; the path before the name of a role is not part of its sessions' ARN."""
 
 _STS_VERSION = "2011-06-15"
 _CODE = re.compile(r"[A-Za-z.]{3,64}")
@@ -98,6 +98,8 @@ class Keys:
     token: str | None = field(repr=False)
     expires_at: float | None = None
     """By the clock of AWS; None if the answer doesn't say."""
+    lifetime_seconds: float | None = field(default=None, repr=False)
+    """What they live for at most, from now; None if nothing bounds it but `expires_at`."""
 
 
 class NoEndpoint(Exception):
@@ -156,40 +158,73 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class Principal:
+    """An IAM role or user."""
+
+    arn: str
+    partition: str
+    account: str
+    kind: str
+    """`role` or `user`."""
+    name: str
+
+    def session_arn(self, session_name: str) -> str:
+        """The ARN of a role's session."""
+        return f"arn:{self.partition}:sts::{self.account}:assumed-role/{self.name}/{session_name}"
+
+    def is_caller(self, arn: str) -> bool:
+        """Whether the ARN, as STS names whoever asks, is this user's, or that of any session of this role."""
+        return arn == self.arn if self.kind == "user" else arn.startswith(self.session_arn(""))
+
+
+def principal(arn: str) -> Principal:
+    """The role or user of that ARN. Raises MintError."""
+    if (match := _PRINCIPAL.fullmatch(arn)) is None:
+        raise MintError(Problem.REQUEST_REFUSED, "the identity is not the ARN of a role or user")
+    partition, account, kind, name = match.groups()
+    return Principal(arn, partition, account, kind, name)
+
+
+@dataclass(frozen=True, slots=True)
 class Sts:
     """Sessions of roles. Each is checked to be of the very role that was asked for."""
 
     service: Service
     session_name: str
 
-    async def with_web_identity(self, role: str, token: str, *, seconds: int) -> Keys:
+    async def caller(self, keys: Keys) -> str:
+        """The ARN of whoever has `keys`; everyone may ask that of STS. Raises MintError."""
+        reply = await self._ask({"Action": "GetCallerIdentity"}, keys)
+        root = _xml(reply)
+        if root is None or not (arn := root.findtext("{*}GetCallerIdentityResult/{*}Arn")):
+            raise malformed(reply, "an ARN")
+        return arn
+
+    async def with_web_identity(self, role: Principal, token: str, *, seconds: int) -> Keys:
         """A session of `role`, which trusts the issuer and subject of `token`. Raises MintError."""
         return await self._session("AssumeRoleWithWebIdentity", role, {"WebIdentityToken": token}, seconds, keys=None)
 
-    async def assume(self, role: str, keys: Keys, *, external_id: str | None, seconds: int) -> Keys:
+    async def assume(self, role: Principal, keys: Keys, *, external_id: str | None, seconds: int) -> Keys:
         """A session of `role`, which trusts whoever has `keys`. Raises MintError."""
         more = {"ExternalId": external_id} if external_id else {}
         return await self._session("AssumeRole", role, more, seconds, keys=keys)
 
     async def _session(
-        self, action: str, role: str, more: Mapping[str, str], seconds: int, *, keys: Keys | None
+        self, action: str, role: Principal, more: Mapping[str, str], seconds: int, *, keys: Keys | None
     ) -> Keys:
-        session = self._session_arn(role)
-        form = {"Action": action, "Version": _STS_VERSION, "RoleArn": role, "RoleSessionName": self.session_name}
-        form |= {**more, "DurationSeconds": str(seconds)}
-        reply = await self.service.ask(
-            urllib.parse.urlencode(form).encode(),
-            {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"},
-            keys=keys,
-        )
-        return _session_keys(reply, f"{{*}}{action}Result", session)
+        if role.kind != "role":
+            raise MintError(Problem.IDENTITY_UNKNOWN, "the configured credentials are no keys of this user")
+        form = {"Action": action, "RoleArn": role.arn, "RoleSessionName": self.session_name}
+        reply = await self._ask({**form, **more, "DurationSeconds": str(seconds)}, keys)
+        return _session_keys(reply, f"{{*}}{action}Result", role.session_arn(self.session_name), seconds)
 
-    def _session_arn(self, role: str) -> str:
-        partition, account, name = role_parts(role)
-        return f"arn:{partition}:sts::{account}:assumed-role/{name}/{self.session_name}"
+    async def _ask(self, form: Mapping[str, str], keys: Keys | None) -> IssuerReply:
+        body = urllib.parse.urlencode({**form, "Version": _STS_VERSION}).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        return await self.service.ask(body, headers, keys=keys)
 
 
-def _session_keys(reply: IssuerReply, result: str, session: str) -> Keys:
+def _session_keys(reply: IssuerReply, result: str, session: str, seconds: int) -> Keys:
     """What STS gave, if it is for the session of that ARN. Raises MintError."""
     root = _xml(reply)
     names = ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
@@ -199,7 +234,7 @@ def _session_keys(reply: IssuerReply, result: str, session: str) -> Keys:
         raise malformed(reply, "the keys of a session")
     if root.findtext(f"{result}/{{*}}AssumedRoleUser/{{*}}Arn") != session:
         raise MintError(Problem.TOKEN_UNFIT, "the session is for another role")
-    return Keys(access_key, secret_key, token, expires_at=rfc3339(expiration))
+    return Keys(access_key, secret_key, token, expires_at=rfc3339(expiration), lifetime_seconds=seconds)
 
 
 class _AgentKeys(msgspec.Struct, frozen=True, rename="pascal"):
@@ -219,15 +254,6 @@ async def pod_identity(tools: Tools, settings: ProviderSettings, url: str, token
     if not all((keys.access_key_id, keys.secret_access_key, is_sendable(keys.token))):
         raise malformed(reply, "keys")
     return Keys(keys.access_key_id, keys.secret_access_key, keys.token, expires_at=rfc3339(keys.expiration))
-
-
-def role_parts(role: str) -> tuple[str, str, str]:
-    """Partition, account and name of a role. Raises MintError."""
-    match = ROLE.fullmatch(role)
-    if match is None:
-        raise MintError(Problem.REQUEST_REFUSED, "the identity is not the ARN of a role")
-    partition, account, name = match.groups()
-    return partition, account, name
 
 
 class _Error(msgspec.Struct, frozen=True):

@@ -1,15 +1,16 @@
-"""Amazon ECR and ECR Public: a session of the role that the Secret names becomes a registry password.
+"""Amazon ECR and ECR Public: the role or user that the Secret names becomes a registry password.
 
 Pages: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html,
 https://docs.aws.amazon.com/AmazonECRPublic/latest/APIReference/API_GetAuthorizationToken.html
 
 Request   POST to STS, for a session of the role: AssumeRoleWithWebIdentity with the projected token; or AssumeRole with
           keys of another role, from the EKS Pod Identity agent, or from the environment or files that the
-          configuration names. Then POST to ECR, signed with that session: GetAuthorizationToken.
+          configuration names. Keys that may be the identity's own are shown to GetCallerIdentity, and if they are,
+          need no AssumeRole. Then POST to ECR, signed with that session or these keys: GetAuthorizationToken.
 Response  200 {"authorizationData": [{"authorizationToken": base64 of AWS:password, "expiresAt": seconds since the
           epoch, "proxyEndpoint": URL}]}; from ECR Public the object alone, without endpoint. The session must be of
           the role in the annotation, and the endpoint of its account and our region.
-Lifetime  `expiresAt`, 12 hours; and the end of the session, unless `endsWithSession` is false. Registries were seen to
+Lifetime  `expiresAt`, 12 hours; and the end of a session, unless `endsWithSession` is false. Registries were seen to
           refuse a password whose session had ended (kubernetes/kubernetes#69141); AWS doesn't document it. A refresh
           too early costs three requests, one too late every pull.
 Errors    by code in aws.py: {"__type": "namespace#Code"} of ECR, <Error><Code> of STS.
@@ -33,10 +34,11 @@ from controller.providers.settings import IssuerSettings, NodeUrl, ProofBy, Url,
 from controller.providers.token import make_token
 
 if TYPE_CHECKING:
-    from controller.providers.aws import Keys, Service
+    from controller.providers.aws import Keys, Principal, Service
 
-IDENTITY = r"arn:aws[a-z-]*:iam::[0-9]{12}:role/([!-~]+/)?[A-Za-z0-9_+=,.@-]{1,64}"
-"""The ARN of a role."""
+_NAME = r"([!-~]+/)?[A-Za-z0-9_+=,.@-]{1,64}"
+IDENTITY = rf"arn:aws[a-z-]*:iam::[0-9]{{12}}:(role|user)/{_NAME}"
+"""The ARN of a role or user."""
 
 USERNAME = "AWS"
 
@@ -54,7 +56,13 @@ _HOST = re.compile(
 """As kubernetes/cloud-provider-aws has it, and the sovereign cloud's dual-stack name."""
 _EXAMPLE_HOST = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
-_RoleArn = Annotated[str, matching(IDENTITY, "must be the ARN of a role, such as arn:aws:iam::123456789012:role/first")]
+_RoleArn = Annotated[
+    str,
+    matching(
+        rf"arn:aws[a-z-]*:iam::[0-9]{{12}}:role/{_NAME}",
+        "must be the ARN of a role, such as arn:aws:iam::123456789012:role/first",
+    ),
+]
 _SessionName = Annotated[str, matching(r"[A-Za-z0-9_+=,.@-]{2,64}", "must be 2 to 64 letters, digits or _+=,.@-")]
 _ExternalId = Annotated[
     str, matching(r"[A-Za-z0-9_+=,.@:/-]{2,1224}", "must be 2 to 1224 letters, digits or _+=,.@:/-")
@@ -136,7 +144,7 @@ class EcrPodIdentity(_Settings, frozen=True, kw_only=True, rename="camel", tag="
 
 
 class EcrStatic(_Settings, frozen=True, kw_only=True, rename="camel", tag="static"):
-    """Keys of another role or of a user."""
+    """Keys of a user, or of a session of a role."""
 
     access_key_id: KeySource = KeySource()
     secret_access_key: KeySource = KeySource()
@@ -183,7 +191,7 @@ class _Answer(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Ecr:
-    """Mints with the session of the identity's role, and no other."""
+    """Mints with a session of the identity's role, or with keys of its user, and no other."""
 
     SETTINGS: ClassVar[SettingsType] = EcrSettings
     SHARES_TOKEN: ClassVar[bool] = True
@@ -203,18 +211,18 @@ class Ecr:
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider."""
-        tools, role = self._tools, identity
+        tools, who = self._tools, self._aws.principal(identity)
         match self._settings:
             case EcrWebIdentity() as web:
                 return await with_proof(
-                    lambda: tools.proof(web.proof_audience), lambda proof: self._with_web_identity(web, role, proof)
+                    lambda: tools.proof(web.proof_audience), lambda proof: self._with_web_identity(web, who, proof)
                 )
             case EcrPodIdentity() as pod:
                 return await with_proof(
-                    lambda: tools.proof(pod.proof_audience), lambda proof: self._with_pod_identity(pod, role, proof)
+                    lambda: tools.proof(pod.proof_audience), lambda proof: self._with_pod_identity(pod, who, proof)
                 )
             case EcrStatic() as static:
-                return await with_proof(lambda: self._keys(static), lambda keys: self._with_keys(role, keys))
+                return await with_proof(lambda: self._keys(static), lambda keys: self._with_keys(who, keys))
 
     async def check_proof(self) -> None:
         """See Provider."""
@@ -224,35 +232,45 @@ class Ecr:
             case EcrStatic() as static:
                 await self._keys(static)
 
-    async def _with_web_identity(self, settings: EcrWebIdentity, role: str, proof: str) -> Token:
+    async def _with_web_identity(self, settings: EcrWebIdentity, role: Principal, proof: str) -> Token:
         first = settings.role_arn
-        if first is None or first == role:
+        if first is None or first == role.arn:
             session = await self._sts.with_web_identity(role, proof, seconds=settings.duration_seconds)
             return await self._mint(role, session)
-        return await self._with_keys(role, await self._sts.with_web_identity(first, proof, seconds=_SECONDS[0]))
+        keys = await self._sts.with_web_identity(self._aws.principal(first), proof, seconds=_SECONDS[0])
+        return await self._assume(role, keys)
 
-    async def _with_pod_identity(self, settings: EcrPodIdentity, role: str, proof: str) -> Token:
+    async def _with_pod_identity(self, settings: EcrPodIdentity, role: Principal, proof: str) -> Token:
         url = settings.pod_identity_endpoint or "http://169.254.170.23/v1/credentials"
-        keys = await self._aws.pod_identity(self._tools, settings, url, proof)
-        return await self._with_keys(role, keys)
+        return await self._assume(role, await self._aws.pod_identity(self._tools, settings, url, proof))
 
     async def _keys(self, settings: EcrStatic) -> Keys:
-        session_token = settings.session_token.read() if settings.session_token else None
-        return self._aws.Keys(settings.access_key_id.read(), settings.secret_access_key.read(), session_token)
+        key, secret = settings.access_key_id.read(), settings.secret_access_key.read()
+        if settings.session_token is None:
+            return self._aws.Keys(key, secret, None)
+        return self._aws.Keys(key, secret, settings.session_token.read(), lifetime_seconds=settings.duration_seconds)
 
-    async def _with_keys(self, role: str, keys: Keys) -> Token:
+    async def _with_keys(self, who: Principal, keys: Keys) -> Token:
+        """Mint with the keys themselves if they are the identity's own, else with what they may assume."""
+        # Keys without a session token are a user's, so they are never those of a role.
+        may_be_own = who.kind == "user" or keys.token is not None
+        if may_be_own and who.is_caller(await self._sts.caller(keys)):
+            return await self._mint(who, keys)
+        return await self._assume(who, keys)
+
+    async def _assume(self, role: Principal, keys: Keys) -> Token:
         settings = self._settings
         session = await self._sts.assume(
             role, keys, external_id=settings.external_id, seconds=settings.duration_seconds
         )
         return await self._mint(role, session)
 
-    async def _mint(self, role: str, session: Keys) -> Token:
+    async def _mint(self, who: Principal, keys: Keys) -> Token:
         headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": _TARGETS[self._settings.type]}
-        reply = await self._registry.ask(b"{}", headers, keys=session)
-        return self._token(role, reply, session)
+        reply = await self._registry.ask(b"{}", headers, keys=keys)
+        return self._token(who, reply, keys)
 
-    def _token(self, role: str, reply: IssuerReply, session: Keys) -> Token:
+    def _token(self, who: Principal, reply: IssuerReply, keys: Keys) -> Token:
         settings = self._settings
         data = read_answer(reply, _Answer, "authorizationData").authorization_data
         given = data[0] if isinstance(data, list) and data else data
@@ -264,14 +282,13 @@ class Ecr:
             username=username,
             password=password,
             reply=reply,
-            lifetimes_seconds=(settings.duration_seconds if settings.ends_with_session else _PASSWORD_SECONDS,),
-            expiries=(given.expires_at, session.expires_at if settings.ends_with_session else None),
+            lifetimes_seconds=(_PASSWORD_SECONDS, keys.lifetime_seconds if settings.ends_with_session else None),
+            expiries=(given.expires_at, keys.expires_at if settings.ends_with_session else None),
         )
         if username != USERNAME:
             raise MintError(Problem.TOKEN_UNFIT, "for another user than AWS")
         place = _place(given.proxy_endpoint or "")
-        _, account, _ = self._aws.role_parts(role)
-        if place is not None and (place["account"], place["region"]) != (account, self._region):
+        if place is not None and (place["account"], place["region"]) != (who.account, self._region):
             raise MintError(Problem.TOKEN_UNFIT, "for another account or region")
         return token
 

@@ -1,18 +1,14 @@
 """Amazon ECR against moto, a server that we did not write: it recomputes signatures and enforces roles and policies.
 
-Moto is a process of its own; the provider speaks to it over real sockets. Every ECR token of moto ends on 2015-01-01:
+Every ECR token of moto ends on 2015-01-01:
 the clock of these tests says 2014-12-31T18:00:00Z, and the header Date of moto, which tells today, is dropped.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +19,14 @@ from multidict import CIMultiDict
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
-from controller.net.transport import AiohttpTransport, Stream, Transport, Unreachable, fetch
+from controller.net.transport import AiohttpTransport, Stream, Transport, Unreachable
 from controller.providers import TYPES, aws
 from controller.providers.contract import Tools
 from controller.providers.settings import ProviderSettings
+from tests.e2e.support.moto import ACCOUNT, IDENTITY, PULL, USER, Account, running
 
-ACCOUNT = "123456789012"
-IDENTITY = f"arn:aws:iam::{ACCOUNT}:role/pull"
 REGISTRY = f"{ACCOUNT}.dkr.ecr.eu-central-1.amazonaws.com"
 NOW = 1420048800.0
-START_SECONDS = 60.0
-EVERY_ACTION_IS_CHECKED = b"0"
-NO_ACTION_IS_CHECKED = b"1000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +65,10 @@ async def proof(audience: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Moto:
-    """The running server."""
+class Moto(Account):
+    """The account, and a provider whose identity is in it."""
 
-    url: str
-    tools: Tools
-
-    async def ask(self, path: str, body: bytes) -> None:
-        """Order something of moto itself."""
-        await fetch(
-            self.tools.transport,
-            "POST",
-            f"{self.url}{path}",
-            headers={},
-            body=body,
-            total_seconds=10,
-            max_bytes=1 << 16,
-        )
-
-    async def iam(self, action: str, **parameters: str) -> bytes:
-        """Change something in IAM, while no action is checked."""
-        service = aws.Service(self.tools, "iam", "us-east-1", self.url, ProviderSettings(type="iam"))
-        form = "&".join(f"{name}={value}" for name, value in {"Action": action, **parameters}.items())
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        reply = await service.ask(form.encode(), headers, keys=aws.Keys("root", "root", None))
-        return reply.body
-
-    async def role(self, *, trusts: str, may_pull: bool) -> None:
-        """Let the identity's role trust a principal."""
-        trust = {"Effect": "Allow", "Principal": {"AWS": trusts}, "Action": "sts:AssumeRole"}
-        await self.iam("CreateRole", RoleName="pull", Path="/", AssumeRolePolicyDocument=_policy(trust))
-        if may_pull:
-            pull = {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}
-            await self.iam("PutRolePolicy", RoleName="pull", PolicyName="pull", PolicyDocument=_policy(pull))
-
-    async def user(self) -> tuple[str, str]:
-        """Keys of a user who may assume roles."""
-        await self.iam("CreateUser", UserName="ci")
-        assume = {"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": "*"}
-        await self.iam("PutUserPolicy", UserName="ci", PolicyName="assume", PolicyDocument=_policy(assume))
-        answer = (await self.iam("CreateAccessKey", UserName="ci")).decode()
-        found = re.search(
-            r"<AccessKeyId>(.+?)</AccessKeyId>.*<SecretAccessKey>(.+?)</SecretAccessKey>", answer, re.DOTALL
-        )
-        assert found is not None
-        return found[1], found[2]
-
-    async def mint(self, **settings: Any) -> Token:
+    async def mint(self, identity: str = IDENTITY, **settings: Any) -> Token:
         """A token of the identity, by a provider of these settings."""
         content = {
             "type": "ecr",
@@ -130,32 +79,9 @@ class Moto:
             **settings,
         }
         checked = config.load(None, {"providers": {"ecr": content}}).providers["ecr"]
-        token = await TYPES["ecr"](checked, self.tools).mint(IDENTITY, (REGISTRY,))
+        token = await TYPES["ecr"](checked, self.tools).mint(identity, (REGISTRY,))
         assert (token.username, token.password) == ("AWS", f"{ACCOUNT}-auth-token")
         return token
-
-
-def _policy(statement: Mapping[str, Any]) -> str:
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-
-
-@contextmanager
-def running(directory: Path) -> Iterator[str]:
-    """The URL of a moto server; it ends with the block."""
-    log = directory / "moto.log"
-    with log.open("wb") as output:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        try:
-            give_up_at = time.monotonic() + START_SECONDS
-            while (listening := re.search(r"http://127\.0\.0\.1:[0-9]+", log.read_text())) is None:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < give_up_at, "moto does not listen"
-                time.sleep(0.1)
-            yield listening[0]
-        finally:
-            process.terminate()
-            process.wait(10)
 
 
 def tools_of(transport: Transport, now: Callable[[], float]) -> Tools:
@@ -184,8 +110,7 @@ async def moto(moto_url: str) -> AsyncIterator[Moto]:
     """An empty account; actions are not checked yet."""
     transport = AiohttpTransport()
     moto = Moto(moto_url, tools_of(Undated(transport), lambda: NOW))
-    await moto.ask("/moto-api/reset", b"")
-    await moto.ask("/moto-api/reset-auth", NO_ACTION_IS_CHECKED)
+    await moto.reset()
     yield moto
     await transport.close()
 
@@ -225,11 +150,14 @@ async def test_keys_that_assume_the_role_mint_and_every_signature_is_right(
     moto: Moto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     key_id, secret = await moto.user()
-    await moto.role(trusts=f"arn:aws:iam::{ACCOUNT}:user/ci", may_pull=True)
+    await moto.role(trusts=USER, may_pull=True)
     monkeypatch.setenv("TEAM_KEY_ID", key_id)
     (tmp_path / "secret").write_text(secret)
-    keys = {"accessKeyId": {"env": "TEAM_KEY_ID"}, "secretAccessKey": {"file": str(tmp_path / "secret")}}
-    await moto.ask("/moto-api/reset-auth", EVERY_ACTION_IS_CHECKED)
+    keys: dict[str, Any] = {
+        "accessKeyId": {"env": "TEAM_KEY_ID"},
+        "secretAccessKey": {"file": str(tmp_path / "secret")},
+    }
+    await moto.check_every_action()
     await moto.mint(credentials="static", **keys)
 
     (tmp_path / "secret").write_text("not-the-secret")
@@ -238,12 +166,48 @@ async def test_keys_that_assume_the_role_mint_and_every_signature_is_right(
     assert (caught.value.problem, caught.value.detail) == (Problem.MINT_REFUSED, "HTTP 403, SignatureDoesNotMatch")
 
 
-async def test_a_role_that_may_not_pull_is_refused(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
-    key_id, secret = await moto.user()
-    await moto.role(trusts=f"arn:aws:iam::{ACCOUNT}:user/ci", may_pull=False)
+@pytest.mark.usefixtures("hostile_environment")
+async def test_a_users_own_keys_mint_for_the_user_and_for_nobody_else(
+    moto: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id, secret = await moto.user(PULL)
     monkeypatch.setenv("TEAM_KEY_ID", key_id)
     monkeypatch.setenv("TEAM_KEY", secret)
-    await moto.ask("/moto-api/reset-auth", EVERY_ACTION_IS_CHECKED)
+    keys: dict[str, Any] = {"accessKeyId": {"env": "TEAM_KEY_ID"}, "secretAccessKey": {"env": "TEAM_KEY"}}
+    await moto.check_every_action()
+    token = await moto.mint(USER, credentials="static", **keys)
+    assert (token.issued_at, token.lifetime_seconds) == (NOW, 6 * 3600)
+    with pytest.raises(MintError) as caught:
+        await moto.mint(f"{USER}-2", credentials="static", **keys)
+    assert caught.value.problem is Problem.IDENTITY_UNKNOWN
+    monkeypatch.setenv("TEAM_KEY", "not-the-secret")
+    with pytest.raises(MintError) as caught:
+        await moto.mint(USER, credentials="static", **keys)
+    assert (caught.value.problem, caught.value.detail) == (Problem.MINT_REFUSED, "HTTP 403, SignatureDoesNotMatch")
+
+
+async def test_a_session_of_the_role_itself_mints_without_a_second_one(
+    moto: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key_id, secret = await moto.user()
+    await moto.role(trusts=USER, may_pull=True)
+    sts = aws.Sts(aws.Service(moto.tools, "sts", "eu-central-1", moto.url, ProviderSettings(type="ecr")), "elsewhere")
+    user = aws.Keys(key_id, secret, None)
+    session = await sts.assume(aws.principal(IDENTITY), user, external_id=None, seconds=3600)
+    for name, value in {"A": session.access_key, "B": session.secret_key, "C": session.token}.items():
+        monkeypatch.setenv(name, str(value))
+    await moto.check_every_action()
+    keys: dict[str, Any] = {"accessKeyId": {"env": "A"}, "secretAccessKey": {"env": "B"}, "sessionToken": {"env": "C"}}
+    token = await moto.mint(credentials="static", **keys)
+    assert token.lifetime_seconds == 3600
+
+
+async def test_a_role_that_may_not_pull_is_refused(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
+    key_id, secret = await moto.user()
+    await moto.role(trusts=USER, may_pull=False)
+    monkeypatch.setenv("TEAM_KEY_ID", key_id)
+    monkeypatch.setenv("TEAM_KEY", secret)
+    await moto.check_every_action()
     with pytest.raises(MintError) as caught:
         await moto.mint(credentials="static", accessKeyId={"env": "TEAM_KEY_ID"}, secretAccessKey={"env": "TEAM_KEY"})
     assert (caught.value.problem, caught.value.detail) == (Problem.MINT_REFUSED, "HTTP 403, AccessDenied")

@@ -1,21 +1,26 @@
-"""Amazon ECR and ECR Public in the contract suite: one with a web identity, the other by the Pod Identity agent."""
+"""Amazon ECR and ECR Public in the contract suite: with a web identity, a user's keys, and the Pod Identity agent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller.core.errors import MintError, Problem
-from testing.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Role
+from testing.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Key, Role
 from testing.tokens import Trust
 from testing.wire import Answer, Asked, in_json
 from tests.unit.provider_world import SUBJECT, Row, World
 from tests.unit.virtual_time import Clock
 
 IDENTITY = "arn:aws:iam::123456789012:role/pull"
+USER = "arn:aws:iam::123456789012:user/ci"
+USERS_KEYS = (
+    Key("AKIAEXAMPLEFIRST", "the-first-secret-key-of-the-user", None, USER, None),
+    Key("AKIAEXAMPLESECOND", "the-second-secret-key-of-the-user", None, USER, None),
+)
 FIRST_ROLE = "arn:aws:iam::999999999999:role/first"
 AGENTS_ROLE = "arn:aws:iam::123456789012:role/agent"
 REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
@@ -36,6 +41,29 @@ def aws_with_agent(clock: Clock, trust: Callable[[str], Trust]) -> Aws:
     vendor.add(Role(arn=AGENTS_ROLE, subjects=frozenset({SUBJECT})))
     vendor.add(Role(arn=IDENTITY, principals=frozenset({AGENTS_ROLE})))
     return vendor
+
+
+def aws_with_user(clock: Clock, trust: Callable[[str], Trust]) -> Aws:
+    """AWS with one user who has two keys and may pull."""
+    vendor = aws(clock, trust)
+    vendor.users.add(USER)
+    for key in USERS_KEYS:
+        vendor.know(key)
+    return vendor
+
+
+def write_keys(directory: Path, key: Key = USERS_KEYS[0]) -> Mapping[str, Any]:
+    """The settings for keys in files, as the mounted Secret of a CronJob has them."""
+    content = {"AWS_ACCESS_KEY_ID": key.access_key, "AWS_SECRET_ACCESS_KEY": key.secret_key}
+    for name, text in content.items():
+        (directory / name).write_text(f"{text}\n")
+    files = [{"file": str(directory / name)} for name in content]
+    return {"credentials": "static", **dict(zip(("accessKeyId", "secretAccessKey"), files, strict=True))}
+
+
+def renew_keys(world: World) -> None:
+    """Put the other key of the user in place."""
+    write_keys(world.directory, USERS_KEYS[1])
 
 
 def in_ecrs_words(status: int, code: str, **headers: str) -> Answer:
@@ -75,6 +103,22 @@ ROW = Row(
     at=lambda url: {"stsEndpoint": url, "ecrEndpoint": url},
     proofless={"tokenFile": None},
     minting_call=1,
+)
+
+ROW_USER = Row(
+    type="ecr",
+    identity=USER,
+    username="AWS",
+    vendor=aws_with_user,
+    settings=lambda directory: {"registries": [REGISTRY], **write_keys(directory)},
+    refusals=REFUSALS,
+    stale=STALE,
+    at=lambda url: {"stsEndpoint": url, "ecrEndpoint": url},
+    proofless={"secretAccessKey": None},
+    minting_call=1,
+    renew=renew_keys,
+    lose=lambda world: (world.directory / "AWS_SECRET_ACCESS_KEY").unlink(),
+    secrets=tuple(key.secret_key for key in USERS_KEYS),
 )
 
 ROW_PUBLIC = Row(

@@ -12,7 +12,7 @@ import pytest
 from controller.core.errors import MintError, Problem
 from controller.core.jwt import jwt_claim
 from controller.core.model import Token
-from testing.aws import AGENT_AUDIENCE, STS_AUDIENCE, Role
+from testing.aws import AGENT_AUDIENCE, STS_AUDIENCE, Key, Role
 from testing.wire import Answer, in_json
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
@@ -20,6 +20,8 @@ from tests.unit.contract_ecr import (
     FIRST_ROLE,
     IDENTITY,
     REGISTRY,
+    USER,
+    USERS_KEYS,
     form,
     in_stss_words,
     refused,
@@ -28,8 +30,6 @@ from tests.unit.contract_ecr import (
 )
 from tests.unit.provider_world import SUBJECT, World
 from tests.unit.virtual_time import Clock
-
-USER = "arn:aws:iam::123456789012:user/ci"
 
 NewWorld = Callable[..., World]
 
@@ -114,6 +114,68 @@ async def test_keys_come_from_the_variables_and_files_that_the_configuration_nam
     assert [form(asked).get("Action") for asked in world.wire.asked] == ["AssumeRole", None]
 
 
+def static(world_of: NewWorld, directory: Path, key: Key, **overrides: Any) -> World:
+    """A world whose static keys are these, with a session token if they have one."""
+    content = {"accessKeyId": key.access_key, "secretAccessKey": key.secret_key, "sessionToken": key.token}
+    files = {}
+    for name, text in content.items():
+        if text is not None:
+            (directory / name).write_text(text)
+            files[name] = {"file": str(directory / name)}
+    world: World = world_of(credentials="static", tokenFile=None, **files, **overrides)
+    vendor(world).know(key)
+    return world
+
+
+async def test_a_users_own_keys_need_no_role_in_between(new_world: NewWorld, tmp_path: Path) -> None:
+    world = static(new_world, tmp_path, USERS_KEYS[0])
+    vendor(world).users.add(USER)
+    token = await world.provider.mint(USER, world.hosts)
+    assert token.lifetime_seconds == pytest.approx(12 * 3600, abs=1), "there is no session that could end"
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["GetCallerIdentity", None]
+
+
+async def test_the_keys_of_one_user_are_never_taken_for_anothers(new_world: NewWorld, tmp_path: Path) -> None:
+    world = static(new_world, tmp_path, USERS_KEYS[0])
+    vendor(world).users.add(USER)
+    for other in (f"{USER}-2", "arn:aws:iam::210987654321:user/ci", "arn:aws:iam::123456789012:user/team/ci"):
+        with pytest.raises(MintError) as caught:
+            await world.provider.mint(other, world.hosts)
+        assert caught.value.problem is Problem.IDENTITY_UNKNOWN
+    assert not vendor(world).minted
+
+
+async def test_a_users_keys_that_assume_a_role_are_not_asked_for_their_owner(
+    new_world: NewWorld, tmp_path: Path
+) -> None:
+    world = static(new_world, tmp_path, USERS_KEYS[0])
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({USER})))
+    await world.mint()
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["AssumeRole", None]
+
+
+@pytest.mark.parametrize(("ends_with_session", "seconds"), [(True, 2700), (False, 12 * 3600)])
+async def test_a_session_of_the_role_itself_needs_no_second_one(
+    new_world: NewWorld, tmp_path: Path, clock: Clock, ends_with_session: bool, seconds: int
+) -> None:
+    key = Key("ASIAEXAMPLE", "the-secret-key-of-a-session", "the-session-token", IDENTITY, clock() + 3600)
+    world = static(new_world, tmp_path, key, durationSeconds=2700, endsWithSession=ends_with_session)
+    token = await world.mint()
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["GetCallerIdentity", None]
+    assert token.lifetime_seconds == pytest.approx(seconds, abs=1), "the keys don't say when their session ends"
+
+
+@pytest.mark.parametrize("role", [AGENTS_ROLE, f"{IDENTITY}-all", IDENTITY.replace("role/pull", "role/pul")])
+async def test_a_session_of_another_role_is_only_a_way_to_the_identitys(
+    new_world: NewWorld, tmp_path: Path, clock: Clock, role: str
+) -> None:
+    key = Key("ASIAEXAMPLE", "the-secret-key-of-a-session", "the-session-token", role, clock() + 3600)
+    world = static(new_world, tmp_path, key)
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({role})))
+    await world.mint()
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["GetCallerIdentity", "AssumeRole", None]
+
+
 async def test_keys_that_are_rotated_while_they_are_used_are_read_again(new_world: NewWorld, tmp_path: Path) -> None:
     settings = {"credentials": "static", "tokenFile": None}
     files = {name: {"file": str(tmp_path / name)} for name in ("accessKeyId", "secretAccessKey")}
@@ -185,10 +247,20 @@ async def test_the_path_of_a_role_is_no_part_of_its_sessions(world: World) -> No
     assert token.username == "AWS"
 
 
-async def test_what_is_no_role_is_not_sent_anywhere_with_a_credential(world: World) -> None:
+@pytest.mark.parametrize(
+    ("identity", "problem"),
+    [
+        (USER, Problem.IDENTITY_UNKNOWN),
+        ("arn:aws:iam::123456789012:group/ci", Problem.REQUEST_REFUSED),
+        ("arn:aws:iam::123456789012:root", Problem.REQUEST_REFUSED),
+        ("arn:aws:sts::123456789012:assumed-role/pull/x", Problem.REQUEST_REFUSED),
+    ],
+)
+async def test_what_is_no_role_gets_nothing_for_a_web_identity(world: World, identity: str, problem: Problem) -> None:
     with pytest.raises(MintError) as caught:
-        await world.provider.mint("arn:aws:iam::123456789012:user/ci", world.hosts)
-    assert caught.value.problem in (Problem.REQUEST_REFUSED, Problem.MINT_REFUSED)
+        await world.provider.mint(identity, world.hosts)
+    assert caught.value.problem is problem
+    assert not world.wire.asked
 
 
 async def test_a_key_of_two_lines_is_no_key_and_the_issuer_is_not_asked(new_world: NewWorld, tmp_path: Path) -> None:

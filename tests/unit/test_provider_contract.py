@@ -48,6 +48,7 @@ from tests.unit.virtual_time import Clock
 ROWS = (
     contract_chainguard.ROW,
     contract_ecr.ROW,
+    contract_ecr.ROW_USER,
     contract_ecr.ROW_PUBLIC,
     *contract_google.ROWS,
     *contract_acr.ROWS,
