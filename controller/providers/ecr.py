@@ -242,7 +242,7 @@ class Ecr:
 
     async def _with_pod_identity(self, settings: EcrPodIdentity, role: Principal, proof: str) -> Token:
         url = settings.pod_identity_endpoint or "http://169.254.170.23/v1/credentials"
-        return await self._assume(role, await self._aws.pod_identity(self._tools, settings, url, proof))
+        return await self._with_keys(role, await self._aws.pod_identity(self._tools, settings, url, proof))
 
     async def _keys(self, settings: EcrStatic) -> Keys:
         key, secret = settings.access_key_id.read(), settings.secret_access_key.read()

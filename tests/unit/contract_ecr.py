@@ -135,7 +135,7 @@ ROW_PUBLIC = Row(
     stale=STALE,
     at=lambda url: {"stsEndpoint": url, "ecrEndpoint": url, "podIdentityEndpoint": f"{url}{AGENT_PATH}"},
     proofless={"tokenFile": None},
-    minting_call=2,
+    minting_call=3,
 )
 
 

@@ -83,11 +83,23 @@ async def test_a_first_role_that_is_the_identitys_own_needs_no_second_session(ne
     assert len(world.wire.asked) == 2
 
 
-async def test_pod_identity_takes_the_agents_keys_and_still_assumes_the_identitys_role(new_world: NewWorld) -> None:
+async def test_pod_identity_with_one_association_and_one_role_needs_no_role_that_trusts_itself(
+    new_world: NewWorld,
+) -> None:
+    world = new_world(credentials="podIdentity")
+    token = await world.mint()
+    agent, caller, mint = world.wire.asked
+    assert (agent.path, form(caller)["Action"], mint.body) == ("/v1/credentials", "GetCallerIdentity", b"{}")
+    assert token.lifetime_seconds == pytest.approx(6 * 3600, abs=1), "the session is the agent's, of six hours"
+
+
+async def test_pod_identity_takes_the_agents_keys_and_assumes_the_identitys_role_if_they_are_anothers(
+    new_world: NewWorld,
+) -> None:
     world = with_agent(new_world)
     await world.mint()
     assert [jwt_claim(proof, "aud") for proof in world.proofs_read] == [[AGENT_AUDIENCE]]
-    agent, assume, _ = world.wire.asked
+    agent, _, assume, _ = world.wire.asked
     assert (agent.method, agent.url) == ("GET", "http://169.254.170.23/v1/credentials")
     assert agent.headers["Authorization"].count(".") == 2, "the token alone, without Bearer"
     assert form(assume)["RoleArn"] == IDENTITY
