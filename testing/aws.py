@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 
 from testing import sigv4
 from testing.tokens import Trust, UntrustedError
-from testing.wire import Answer, Asked
+from testing.wire import Answer, Asked, Vendor
 
 STS_AUDIENCE = "sts.amazonaws.com"
 AGENT_AUDIENCE = "pods.eks.amazonaws.com"
@@ -89,6 +89,8 @@ class Aws:
         self._web_identities = web_identities
         self._agent_identities = agent_identities
         self._clock = clock
+        self.instance: Vendor | None = None
+        """The metadata service of the instance that asks."""
         self.users: set[str] = set()
         """The ARNs of the users that may pull by themselves."""
         self._roles: dict[str, Role] = {}
@@ -116,6 +118,8 @@ class Aws:
         """See Vendor."""
         if asked.path == AGENT_PATH:
             return await self._agent(asked)
+        if self.instance is not None and asked.path.startswith("/latest/"):
+            return await self.instance.handle(asked)
         if asked.method != "POST" or asked.path != "/":
             return Answer(404)
         in_xml = asked.form() is not None

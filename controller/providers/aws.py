@@ -42,6 +42,9 @@ from controller.providers.token import rfc3339
 _PRINCIPAL = re.compile(r"arn:(aws[a-z-]*):iam::([0-9]{12}):(role|user)/(?:[!-~]+/)?([A-Za-z0-9_+=,.@-]{1,64})")
 """Partition, account, kind and name; the path before the name of a role is not part of its sessions' ARN."""
 
+_METADATA_TOKEN = re.compile(rb"[A-Za-z0-9+/=_-]{1,1024}")
+_ROLE_NAME = re.compile(rb"[A-Za-z0-9_+=,.@-]{1,64}")
+"""An instance has one role at most."""
 _STS_VERSION = "2011-06-15"
 _CODE = re.compile(r"[A-Za-z.]{3,64}")
 """An error code may be logged: words of AWS, with no room for a token."""
@@ -237,11 +240,15 @@ def _session_keys(reply: IssuerReply, result: str, session: str, seconds: int) -
     return Keys(access_key, secret_key, token, expires_at=rfc3339(expiration), lifetime_seconds=seconds)
 
 
-class _AgentKeys(msgspec.Struct, frozen=True, rename="pascal"):
+class _NodesKeys(msgspec.Struct, frozen=True, rename="pascal"):
     access_key_id: str
     secret_access_key: str
     token: str
     expiration: str | None = None
+
+
+class _KeysState(msgspec.Struct, frozen=True, rename="pascal"):
+    code: str
 
 
 async def pod_identity(tools: Tools, settings: ProviderSettings, url: str, token: str) -> Keys:
@@ -250,7 +257,40 @@ async def pod_identity(tools: Tools, settings: ProviderSettings, url: str, token
     reply = await ask(tools, "GET", url, headers=headers)
     if reply.status != 200:
         raise failure(reply, tools)
-    keys = read_answer(reply, _AgentKeys, "keys")
+    return _nodes_keys(reply)
+
+
+async def instance_profile(tools: Tools, endpoint: str) -> Keys:
+    """The keys that an EC2 instance has by its profile, from its metadata service (IMDSv2). Raises MintError.
+
+    Page: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-retrieval.html
+    """
+    latest = f"{endpoint.rstrip('/')}/latest"
+    ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    session = await _from_instance(tools, "PUT", f"{latest}/api/token", ttl, _METADATA_TOKEN)
+    headers = {"X-aws-ec2-metadata-token": session.body.decode()}
+    profiles = f"{latest}/meta-data/iam/security-credentials/"
+    role = (await _from_instance(tools, "GET", profiles, headers, _ROLE_NAME)).body.decode()
+    reply = await _from_instance(tools, "GET", profiles + role, headers)
+    state = read_answer(reply, _KeysState, "keys").code
+    if state != "Success":
+        raise refusal(reply, tools, problem=Problem.MINT_REFUSED, code=state if _CODE.fullmatch(state) else "")
+    return _nodes_keys(reply)
+
+
+async def _from_instance(
+    tools: Tools, method: str, url: str, headers: Mapping[str, str], expected: re.Pattern[bytes] | None = None
+) -> IssuerReply:
+    reply = await ask(tools, method, url, headers=headers)
+    if reply.status != 200:
+        raise refusal(reply, tools, code="instance metadata")
+    if expected is not None and not expected.fullmatch(reply.body):
+        raise malformed(reply, "an answer of an instance's metadata service")
+    return reply
+
+
+def _nodes_keys(reply: IssuerReply) -> Keys:
+    keys = read_answer(reply, _NodesKeys, "keys")
     if not all((keys.access_key_id, keys.secret_access_key, is_sendable(keys.token))):
         raise malformed(reply, "keys")
     return Keys(keys.access_key_id, keys.secret_access_key, keys.token, expires_at=rfc3339(keys.expiration))

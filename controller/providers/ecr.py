@@ -4,9 +4,10 @@ Pages: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthoriz
 https://docs.aws.amazon.com/AmazonECRPublic/latest/APIReference/API_GetAuthorizationToken.html
 
 Request   POST to STS, for a session of the role: AssumeRoleWithWebIdentity with the projected token; or AssumeRole with
-          keys of another role, from the EKS Pod Identity agent, or from the environment or files that the
-          configuration names. Keys that may be the identity's own are shown to GetCallerIdentity, and if they are,
-          need no AssumeRole. Then POST to ECR, signed with that session or these keys: GetAuthorizationToken.
+          keys of another role, from the EKS Pod Identity agent, the metadata service of an EC2 instance, or the
+          environment or files that the configuration names. Keys that may be the identity's own are shown to
+          GetCallerIdentity, and if they are, need no AssumeRole. Then POST to ECR, signed with that session or these
+          keys: GetAuthorizationToken.
 Response  200 {"authorizationData": [{"authorizationToken": base64 of AWS:password, "expiresAt": seconds since the
           epoch, "proxyEndpoint": URL}]}; from ECR Public the object alone, without endpoint. The session must be of
           the role in the annotation, and the endpoint of its account and our region.
@@ -143,6 +144,12 @@ class EcrPodIdentity(_Settings, frozen=True, kw_only=True, rename="camel", tag="
         return self.audience or "pods.eks.amazonaws.com"
 
 
+class EcrInstanceProfile(_Settings, frozen=True, kw_only=True, rename="camel", tag="instanceProfile"):
+    """The metadata service of the EC2 instance gives keys of the instance's role."""
+
+    metadata_endpoint: NodeUrl = "http://169.254.169.254"
+
+
 class EcrStatic(_Settings, frozen=True, kw_only=True, rename="camel", tag="static"):
     """Keys of a user, or of a session of a role."""
 
@@ -171,13 +178,19 @@ class EcrPublicPodIdentity(EcrPodIdentity, frozen=True, kw_only=True, rename="ca
     registries: tuple[str, ...] = ("public.ecr.aws",)
 
 
+class EcrPublicInstanceProfile(EcrInstanceProfile, frozen=True, kw_only=True, rename="camel", tag="instanceProfile"):
+    """The same for `type: ecr-public`."""
+
+    registries: tuple[str, ...] = ("public.ecr.aws",)
+
+
 class EcrPublicStatic(EcrStatic, frozen=True, kw_only=True, rename="camel", tag="static"):
     """The same for `type: ecr-public`."""
 
     registries: tuple[str, ...] = ("public.ecr.aws",)
 
 
-EcrSettings = EcrWebIdentity | EcrPodIdentity | EcrStatic
+EcrSettings = EcrWebIdentity | EcrPodIdentity | EcrInstanceProfile | EcrStatic
 
 
 class _Authorization(msgspec.Struct, frozen=True, rename="camel"):
@@ -221,6 +234,8 @@ class Ecr:
                 return await with_proof(
                     lambda: tools.proof(pod.proof_audience), lambda proof: self._with_pod_identity(pod, who, proof)
                 )
+            case EcrInstanceProfile(metadata_endpoint=endpoint):
+                return await self._with_keys(who, await self._aws.instance_profile(tools, endpoint))
             case EcrStatic() as static:
                 return await with_proof(lambda: self._keys(static), lambda keys: self._with_keys(who, keys))
 
@@ -229,6 +244,8 @@ class Ecr:
         match self._settings:
             case EcrWebIdentity() | EcrPodIdentity() as proven:
                 await self._tools.proof(proven.proof_audience)
+            case EcrInstanceProfile():
+                pass
             case EcrStatic() as static:
                 await self._keys(static)
 
@@ -301,7 +318,9 @@ class Ecr:
 class EcrPublic(Ecr):
     """The same; the service, its only region and the shape of its answer follow from `type`."""
 
-    SETTINGS: ClassVar[SettingsType] = EcrPublicWebIdentity | EcrPublicPodIdentity | EcrPublicStatic
+    SETTINGS: ClassVar[SettingsType] = (
+        EcrPublicWebIdentity | EcrPublicPodIdentity | EcrPublicInstanceProfile | EcrPublicStatic
+    )
 
 
 def _user_and_password(token: str) -> tuple[str, str]:

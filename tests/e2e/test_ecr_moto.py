@@ -23,6 +23,9 @@ from controller.net.transport import AiohttpTransport, Stream, Transport, Unreac
 from controller.providers import TYPES, aws
 from controller.providers.contract import Tools
 from controller.providers.settings import ProviderSettings
+from testing.aws import AGENT_AUDIENCE, AGENT_PATH, Key
+from testing.awsnode import Instance
+from testing.wire import Answer, Asked, Servers, Wire, in_json
 from tests.e2e.support.moto import ACCOUNT, IDENTITY, PULL, USER, Account, running
 
 REGISTRY = f"{ACCOUNT}.dkr.ecr.eu-central-1.amazonaws.com"
@@ -82,6 +85,26 @@ class Moto(Account):
         token = await TYPES["ecr"](checked, self.tools).mint(identity, (REGISTRY,))
         assert (token.username, token.password) == ("AWS", f"{ACCOUNT}-auth-token")
         return token
+
+
+async def session_of_the_role(moto: Moto, user: aws.Keys) -> aws.Keys:
+    """A session of the identity's role, as somebody else got it."""
+    sts = aws.Sts(aws.Service(moto.tools, "sts", "eu-central-1", moto.url, ProviderSettings(type="ecr")), "elsewhere")
+    return await sts.assume(aws.principal(IDENTITY), user, external_id=None, seconds=3600)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A Pod Identity agent that has these keys for whoever shows a token."""
+
+    keys: aws.Keys
+
+    async def handle(self, asked: Asked) -> Answer:
+        """See Vendor."""
+        if (asked.path, asked.headers.get("Authorization")) != (AGENT_PATH, await proof(AGENT_AUDIENCE)):
+            return Answer(403)
+        keys = self.keys
+        return in_json(200, {"AccessKeyId": keys.access_key, "SecretAccessKey": keys.secret_key, "Token": keys.token})
 
 
 def tools_of(transport: Transport, now: Callable[[], float]) -> Tools:
@@ -191,15 +214,35 @@ async def test_a_session_of_the_role_itself_mints_without_a_second_one(
 ) -> None:
     key_id, secret = await moto.user()
     await moto.role(trusts=USER, may_pull=True)
-    sts = aws.Sts(aws.Service(moto.tools, "sts", "eu-central-1", moto.url, ProviderSettings(type="ecr")), "elsewhere")
-    user = aws.Keys(key_id, secret, None)
-    session = await sts.assume(aws.principal(IDENTITY), user, external_id=None, seconds=3600)
+    session = await session_of_the_role(moto, aws.Keys(key_id, secret, None))
     for name, value in {"A": session.access_key, "B": session.secret_key, "C": session.token}.items():
         monkeypatch.setenv(name, str(value))
     await moto.check_every_action()
     keys: dict[str, Any] = {"accessKeyId": {"env": "A"}, "secretAccessKey": {"env": "B"}, "sessionToken": {"env": "C"}}
     token = await moto.mint(credentials="static", **keys)
     assert token.lifetime_seconds == 3600
+
+
+async def test_the_role_of_an_instance_mints_with_the_keys_of_its_metadata_service(moto: Moto) -> None:
+    key_id, secret = await moto.user()
+    await moto.role(trusts=USER, may_pull=True)
+    session = await session_of_the_role(moto, aws.Keys(key_id, secret, None))
+    key = Key(session.access_key, session.secret_key, session.token, IDENTITY, session.expires_at)
+    instance = Instance(lambda: NOW, "pull", lambda: key)
+    await moto.check_every_action()
+    with Servers() as servers:
+        url = servers.serve(Wire(instance, clock=lambda: NOW))
+        await moto.mint(credentials="instanceProfile", metadataEndpoint=url)
+
+
+async def test_the_agents_keys_of_the_role_itself_mint_without_a_second_session(moto: Moto) -> None:
+    key_id, secret = await moto.user()
+    await moto.role(trusts=USER, may_pull=True)
+    session = await session_of_the_role(moto, aws.Keys(key_id, secret, None))
+    await moto.check_every_action()
+    with Servers() as servers:
+        url = servers.serve(Wire(Agent(session), clock=lambda: NOW))
+        await moto.mint(credentials="podIdentity", tokenFile="/token", podIdentityEndpoint=f"{url}{AGENT_PATH}")
 
 
 async def test_a_role_that_may_not_pull_is_refused(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:

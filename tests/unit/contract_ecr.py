@@ -10,6 +10,7 @@ import pytest
 
 from controller.core.errors import MintError, Problem
 from testing.aws import AGENT_AUDIENCE, AGENT_PATH, STS_AUDIENCE, Aws, Key, Role
+from testing.awsnode import Instance
 from testing.tokens import Trust
 from testing.wire import Answer, Asked, in_json
 from tests.unit.provider_world import SUBJECT, Row, World
@@ -149,6 +150,18 @@ def with_agent(new_world: Callable[..., World], **overrides: Any) -> World:
     world: World = new_world(credentials="podIdentity", **overrides)
     vendor(world).add(Role(arn=AGENTS_ROLE, subjects=frozenset({SUBJECT})))
     vendor(world).add(Role(arn=IDENTITY, principals=frozenset({AGENTS_ROLE})))
+    return world
+
+
+def on_instance(new_world: Callable[..., World], role: str = AGENTS_ROLE, **overrides: Any) -> World:
+    """One on an EC2 instance with that role, which the identity's role trusts."""
+    world: World = new_world(credentials="instanceProfile", tokenFile=None, **overrides)
+    aws = vendor(world)
+    if role != IDENTITY:
+        aws.add(Role(arn=IDENTITY, principals=frozenset({role})))
+    key = Key("ASIAINSTANCE", "the-secret-key-of-the-instance", "the-token-of-the-instance", role, world.clock() + 9000)
+    aws.know(key)
+    aws.instance = Instance(world.clock, role.rpartition("/")[2], lambda: key)
     return world
 
 

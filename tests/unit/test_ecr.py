@@ -24,6 +24,7 @@ from tests.unit.contract_ecr import (
     USERS_KEYS,
     form,
     in_stss_words,
+    on_instance,
     refused,
     vendor,
     with_agent,
@@ -109,6 +110,50 @@ async def test_the_agent_may_be_elsewhere(new_world: NewWorld) -> None:
     world = with_agent(new_world, podIdentityEndpoint="http://[fd00:ec2::23]/v1/credentials")
     await world.mint()
     assert world.wire.asked[0].host == "[fd00:ec2::23]"
+
+
+async def test_an_instances_own_role_mints_with_the_keys_of_its_metadata_service(new_world: NewWorld) -> None:
+    world = on_instance(new_world, IDENTITY)
+    token = await world.mint()
+    session, name, keys, caller, _ = world.wire.asked
+    metadata = "http://169.254.169.254/latest"
+    assert (session.method, session.url) == ("PUT", f"{metadata}/api/token")
+    assert name.url == f"{metadata}/meta-data/iam/security-credentials/"
+    assert keys.url == f"{metadata}/meta-data/iam/security-credentials/pull"
+    assert form(caller)["Action"] == "GetCallerIdentity"
+    assert world.proofs_read == []
+    assert token.lifetime_seconds == pytest.approx(9000, abs=1), "what is left of the instance's keys"
+
+
+async def test_an_instances_role_assumes_the_identitys(new_world: NewWorld) -> None:
+    world = on_instance(new_world, durationSeconds=1800)
+    token = await world.mint()
+    assert [form(asked).get("Action") for asked in world.wire.asked[3:]] == ["GetCallerIdentity", "AssumeRole", None]
+    assert token.lifetime_seconds == pytest.approx(1800, abs=1)
+
+
+async def test_an_instances_role_never_stands_in_for_a_user_or_a_role_that_does_not_trust_it(
+    new_world: NewWorld,
+) -> None:
+    world = on_instance(new_world)
+    vendor(world).users.add(USER)
+    for identity, problem in ((USER, Problem.IDENTITY_UNKNOWN), (FIRST_ROLE, Problem.MINT_REFUSED)):
+        with pytest.raises(MintError) as caught:
+            await world.provider.mint(identity, world.hosts)
+        assert caught.value.problem is problem
+    assert not vendor(world).minted
+
+
+async def test_the_metadata_service_may_be_asked_by_ipv6(new_world: NewWorld) -> None:
+    world = on_instance(new_world, metadataEndpoint="http://[fd00:ec2::254]/")
+    await world.mint()
+    assert [asked.url for asked in world.wire.asked[:1]] == ["http://[fd00:ec2::254]/latest/api/token"]
+
+
+async def test_an_instance_has_no_proof_to_check(new_world: NewWorld) -> None:
+    world = on_instance(new_world)
+    await world.provider.check_proof()
+    assert (world.wire.asked, world.proofs_read) == ([], [])
 
 
 async def test_keys_come_from_the_variables_and_files_that_the_configuration_names(

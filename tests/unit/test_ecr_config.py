@@ -24,6 +24,7 @@ from tests.unit.contract_ecr import (
     IDENTITY,
     REGISTRY,
     TOKEN_FILE,
+    on_instance,
     refused,
     vendor,
     with_agent,
@@ -158,7 +159,7 @@ async def test_no_setting_of_the_environment_or_of_dot_aws_is_used(
     for name, value in hostile.items():
         monkeypatch.setenv(name, str(value))
     aws._rules.cache_clear()
-    for world in (new_world(), with_agent(new_world)):
+    for world in (new_world(), with_agent(new_world), on_instance(new_world)):
         await world.mint()
         everything = " ".join(f"{asked.url} {dict(asked.headers)} {asked.body!r}" for asked in world.wire.asked)
         assert not [
@@ -171,7 +172,7 @@ async def test_the_sdks_debug_log_holds_no_secret(
     new_world: NewWorld, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    for world in (new_world(), with_agent(new_world)):
+    for world in (new_world(), with_agent(new_world), on_instance(new_world)):
         await world.mint()
         said = "".join([caplog.text, *capfd.readouterr()])
         assert not [secret for secret in {*vendor(world).secrets, *world.canaries()} if secret in said]
@@ -196,7 +197,13 @@ STATIC = {"credentials": "static", "tokenFile": None, "accessKeyId": {"env": "A"
     [
         ({"tokenFile": None}, "tokenFile: is needed with credentials webIdentity"),
         ({"credentials": "podIdentity", "tokenFile": None}, "tokenFile: is needed with credentials podIdentity"),
-        ({"credentials": "profile"}, "credentials: must be one of webIdentity, podIdentity, static"),
+        ({"credentials": "profile"}, "credentials: must be one of webIdentity, podIdentity, instanceProfile, static"),
+        ({"credentials": "instanceProfile"}, "tokenFile: is not used with credentials instanceProfile; remove it"),
+        (
+            {"credentials": "instanceProfile", "tokenFile": None, "metadataEndpoint": "http://metadata.example"},
+            "metadataEndpoint: must be https, unless",
+        ),
+        ({**STATIC, "metadataEndpoint": "http://127.0.0.1"}, "metadataEndpoint: is not used with credentials static"),
         ({**STATIC, "tokenFile": "/t"}, "tokenFile: is not used with credentials static; remove it"),
         ({**STATIC, "roleArn": FIRST_ROLE}, "roleArn: is not used with credentials static; remove it"),
         ({**STATIC, "audience": "x"}, "audience: is not used with credentials static; remove it"),
@@ -261,6 +268,8 @@ def test_a_region_without_the_wanted_endpoints_is_told(tmp_path: Path, monkeypat
         STATIC,
         {**STATIC, "sessionToken": {"env": "T"}, "externalId": "x-1"},
         {"credentials": "podIdentity", "podIdentityEndpoint": "http://127.0.0.1:8080/v1/credentials"},
+        {"credentials": "instanceProfile", "tokenFile": None},
+        {"credentials": "instanceProfile", "tokenFile": None, "metadataEndpoint": "http://[fd00:ec2::254]"},
         {"durationSeconds": 43200},
         {"registries": [REGISTRY, REGISTRY.replace("123456789012", "999999999999")]},
         {"registries": ["127.0.0.1:5000"], "region": "eu-central-1", "ecrEndpoint": "http://127.0.0.1:4566"},

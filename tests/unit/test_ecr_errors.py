@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 
 from controller.core.errors import Problem, StaleProof
-from testing.wire import Answer, in_json
+from testing import wire
+from testing.awsnode import Instance
+from testing.wire import Answer, Hang, Scripted, in_json
 from tests.unit import contract_ecr
 from tests.unit.contract_ecr import (
     STALE,
     form,
     in_ecrs_words,
     in_stss_words,
+    on_instance,
     refused,
+    vendor,
     with_agent,
 )
 from tests.unit.provider_world import World
@@ -104,6 +108,48 @@ async def test_the_words_of_the_agent_say_what_happens_next(
     world = with_agent(new_world)
     world.wire.script.append(answer)
     assert (await refused(world)).problem is problem
+
+
+@pytest.mark.parametrize("request_number", range(5))
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (wire.HTML, Problem.ISSUER_MALFORMED),
+        (wire.TRUNCATED, Problem.ISSUER_MALFORMED),
+        (wire.EMPTY, Problem.ISSUER_MALFORMED),
+        (Answer(200, b"a\r\nb"), Problem.ISSUER_MALFORMED),
+        (Hang(), Problem.ISSUER_UNAVAILABLE),
+        (Answer(503), Problem.ISSUER_UNAVAILABLE),
+        (wire.OVERSIZE, Problem.ISSUER_UNAVAILABLE),
+    ],
+)
+async def test_a_metadata_service_that_answers_something_else_is_no_source_of_keys(
+    new_world: NewWorld, request_number: int, answer: Scripted, problem: Problem
+) -> None:
+    world = on_instance(new_world)
+    world.wire.script += [*[None] * request_number, answer]
+    assert (await refused(world)).problem is problem
+    assert len(world.wire.asked) == request_number + 1
+
+
+async def test_an_instance_without_a_profile_is_told(new_world: NewWorld) -> None:
+    world = on_instance(new_world)
+    vendor(world).instance = Instance(world.clock, "role", lambda: None)
+    error = await refused(world)
+    assert (error.problem, error.detail) == (Problem.IDENTITY_UNKNOWN, "HTTP 404, instance metadata")
+
+
+async def test_an_instance_that_has_no_access_to_its_role_is_told(new_world: NewWorld) -> None:
+    world = on_instance(new_world)
+    instance = vendor(world).instance
+    assert isinstance(instance, Instance)
+    for code, detail in (
+        ("AssumeRoleUnauthorizedAccess", "HTTP 200, AssumeRoleUnauthorizedAccess"),
+        ("eyJ-", "HTTP 200"),
+    ):
+        instance.code = code
+        error = await refused(world)
+        assert (error.problem, error.detail) == (Problem.MINT_REFUSED, detail)
 
 
 async def test_a_code_is_told_to_the_log_but_never_what_is_no_code(world: World) -> None:
