@@ -25,6 +25,11 @@ CONTROLLER = "system:serviceaccount:pull-secret-updater:controller"
 PROVIDER = "projects/123456789/locations/global/workloadIdentityPools/clusters/providers/kind"
 AUDIENCE = f"https://iam.googleapis.com/{PROVIDER}"
 """The audience that a ServiceAccount token must have by default."""
+GKE_POOL = "my-project.svc.id.goog"
+GKE_PROVIDER = (
+    f"identitynamespace:{GKE_POOL}:https://container.googleapis.com/v1/projects/my-project/locations/europe-west1"
+    "/clusters/prod"
+)
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 -- a grant type
@@ -76,6 +81,7 @@ class Google:
         self.keys: dict[str, tuple[str, Any]] = {}
         """By key ID: the account's e-mail address and the public key."""
         self.node_account = "node@project.iam.gserviceaccount.com"
+        """What the metadata server calls the account; on GKE it may be the pool."""
         self.oauth2_audience = oauth2_audience
         self.canary = f"canary-{secrets.token_hex(8)}"
         self._clock = clock
@@ -86,6 +92,10 @@ class Google:
     @property
     def principal(self) -> str:
         """The pool's principal for the controller's ServiceAccount."""
+        if self.provider.startswith("identitynamespace:"):
+            _, _, namespace, name = self.subject.split(":")
+            pool = f"projects/123456789/locations/global/workloadIdentityPools/{self.provider.split(':')[1]}"
+            return f"principal://iam.googleapis.com/{pool}/subject/ns/{namespace}/sa/{name}"
         pool = self.provider.partition("/providers/")[0]
         return f"principal://iam.googleapis.com/{pool}/subject/{self.subject}"
 
@@ -118,9 +128,9 @@ class Google:
         audience = form.get("audience", "")
         if form.get("grant_type") != TOKEN_EXCHANGE:
             raise _Refused(oauth_error("unsupported_grant_type", "Bad grant type."))
-        if not audience.startswith("//iam.googleapis.com/"):
+        if not audience.startswith(("//iam.googleapis.com/", "identitynamespace:")):
             raise _Refused(oauth_error("invalid_request", "Invalid value for audience."))
-        if audience != f"//iam.googleapis.com/{self.provider}":
+        if audience.removeprefix("//iam.googleapis.com/") != self.provider:
             raise _Refused(oauth_error("invalid_target", "The target service indicated by the audience is invalid."))
         known = {f"{TOKEN_TYPE}jwt", f"{TOKEN_TYPE}id_token"}
         if form.get("requested_token_type") != f"{TOKEN_TYPE}access_token" or not form.get("scope"):

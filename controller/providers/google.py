@@ -8,7 +8,8 @@ Request   by `credentials`; the last request is the one that gives the token of 
           workloadIdentity   POST <sts>/v1/token (RFC 8693) with the projected token; for an e-mail then impersonation
           externalAccount    the same, with the provider that an external_account file names
           metadata           GET <metadata server>/computeMetadata/v1/instance/service-accounts/<account>/token; for
-                             another e-mail than the node's own then impersonation
+                             another e-mail than the node's own then impersonation. On GKE a ServiceAccount without an
+                             account has the pool, <project>.svc.id.goog, in place of the e-mail
           serviceAccountKey  POST <oauth2>/token (RFC 7523) with an assertion that the key has signed
           impersonation      POST <iamcredentials>/v1/projects/-/serviceAccounts/<e-mail>:generateAccessToken
 Response  {"access_token", "expires_in"}; of an impersonation {"accessToken", "expireTime"}. Tokens are opaque.
@@ -56,9 +57,13 @@ F = TypeVar("F", bound=msgspec.Struct)
 _EMAIL = r"[a-z0-9-]+@([a-z0-9:-]+\.)+gserviceaccount\.com"
 _WORKLOAD_IDENTITY_PROVIDER = r"projects/\d+/locations/global/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+"
 _RESOURCE_PREFIX = "//iam.googleapis.com/"
+_GKE_POOL = r"[a-z][a-z0-9-]*\.svc\.id\.goog"
+_GKE_PREFIX = "identitynamespace:"
+_GKE_PROVIDER = rf"{_GKE_PREFIX}{_GKE_POOL}:https://(container|gkehub)\.[a-z0-9.-]+/[A-Za-z0-9._/:-]+"
+_PROVIDER = rf"{_WORKLOAD_IDENTITY_PROVIDER}|{_GKE_PROVIDER}"
 
-IDENTITY = rf"{_EMAIL}|({_RESOURCE_PREFIX})?{_WORKLOAD_IDENTITY_PROVIDER}"
-"""The e-mail of a service account, or a workload identity provider whose principal has the role itself."""
+IDENTITY = rf"{_EMAIL}|({_RESOURCE_PREFIX})?{_WORKLOAD_IDENTITY_PROVIDER}|{_GKE_POOL}"
+"""The e-mail of a service account; or a workload identity provider or GKE pool, whose principal has the role itself."""
 
 USERNAME = "oauth2accesstoken"
 
@@ -83,8 +88,9 @@ _UNREACHABLE = "Error connecting to the given credential's issuer."
 _ProviderName = Annotated[
     str,
     matching(
-        _WORKLOAD_IDENTITY_PROVIDER,
-        "must be projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>",
+        _PROVIDER,
+        "must be projects/<number>/locations/global/workloadIdentityPools/<pool>/providers/<provider>, "
+        "or on GKE identitynamespace:<project>.svc.id.goog:https://container.googleapis.com/v1/<cluster's path>",
     ),
 ]
 _DnsName = Annotated[str, matching(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", "must be a DNS name, such as googleapis.com")]
@@ -139,7 +145,8 @@ class _Federating(_Impersonating, frozen=True, kw_only=True, rename="camel"):
 
     def proof_audience(self, provider: str) -> str:
         """Of the projected token that this workload identity provider is given."""
-        return self.audience or f"https:{_RESOURCE_PREFIX}{provider}"
+        of_pool = _own_identity(provider) if provider.startswith(_GKE_PREFIX) else f"https:{_RESOURCE_PREFIX}{provider}"
+        return self.audience or of_pool
 
     @property
     def sts_url(self) -> str:
@@ -283,11 +290,11 @@ class Google:
     async def _grant(self, identity: str) -> _Granted:
         match self.settings:
             case GoogleWorkloadIdentity(workload_identity_provider=provider) as settings:
-                _refuse_unless(identity == provider or _is_email(identity))
+                _refuse_unless(identity == _own_identity(provider) or _is_email(identity))
                 return await self._by_federation(settings, identity, provider)
             case GoogleExternalAccount() as settings:
                 provider, email = _external_account(settings)
-                _refuse_unless(identity == (email or provider))
+                _refuse_unless(identity == (email or _own_identity(provider)))
                 return await self._by_federation(settings, identity, provider)
             case GoogleMetadata() as settings:
                 return await self._by_metadata(settings, identity)
@@ -296,7 +303,7 @@ class Google:
 
     async def _by_federation(self, settings: _Federating, identity: str, provider: str) -> _Granted:
         async def attempt(proof: str) -> _Granted:
-            if identity == provider:
+            if identity == _own_identity(provider):
                 return await self._federated(settings, provider, proof, settings.scope)
             source = await self._federated(settings, provider, proof, _CLOUD_PLATFORM)
             return await self._impersonated(settings, identity, source)
@@ -304,11 +311,13 @@ class Google:
         return await with_proof(lambda: self.tools.proof(settings.proof_audience(provider)), attempt)
 
     async def _by_metadata(self, settings: GoogleMetadata, identity: str) -> _Granted:
-        _refuse_unless(_is_email(identity))
+        is_pool = re.fullmatch(_GKE_POOL, identity) is not None
+        _refuse_unless(is_pool or _is_email(identity))
         reply = await self._ask_metadata(settings.metadata_url("default", "email"))
         if reply.body.strip() == identity.encode():
-            # By its name, because `default` could be another account by now.
-            return await self._of_metadata(settings, identity, settings.scope)
+            # By its name, because `default` could be another account by now; what is no account has no name.
+            return await self._of_metadata(settings, "default" if is_pool else identity, settings.scope)
+        _refuse_unless(not is_pool)
         source = await self._of_metadata(settings, "default", _CLOUD_PLATFORM)
         return await self._impersonated(settings, identity, source)
 
@@ -335,7 +344,7 @@ class Google:
     async def _federated(self, settings: _Federating, provider: str, proof: str, scope: str) -> _Granted:
         form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
-            "audience": _RESOURCE_PREFIX + provider,
+            "audience": provider if provider.startswith(_GKE_PREFIX) else _RESOURCE_PREFIX + provider,
             "scope": scope,
             "requested_token_type": f"{_TOKEN_TYPE}access_token",
             "subject_token_type": f"{_TOKEN_TYPE}jwt",
@@ -391,6 +400,11 @@ def _refuse_unless(proven: bool) -> None:
         raise MintError(Problem.IDENTITY_UNKNOWN, "the configured credentials are another identity's")
 
 
+def _own_identity(provider: str) -> str:
+    """The identity that means what a workload identity provider makes of us: itself, or on GKE its pool."""
+    return provider.split(":")[1] if provider.startswith(_GKE_PREFIX) else provider
+
+
 def _is_email(identity: str) -> bool:
     return re.fullmatch(_EMAIL, identity) is not None
 
@@ -423,7 +437,7 @@ def _external_account(settings: GoogleExternalAccount) -> tuple[str, str | None]
     account = _read(settings.credentials_file, _ExternalAccount, fields)
     _fit(account.type == "external_account", "its type must be external_account")
     provider = account.audience.removeprefix(_RESOURCE_PREFIX)
-    is_provider = re.fullmatch(_WORKLOAD_IDENTITY_PROVIDER, provider) is not None
+    is_provider = re.fullmatch(_PROVIDER, provider) is not None
     _fit(is_provider, "its audience must be a workload identity provider; workforce pools have users")
     kinds = {f"{_TOKEN_TYPE}jwt", f"{_TOKEN_TYPE}id_token"}
     _fit(account.subject_token_type in kinds, "its subject_token_type must be jwt or id_token")

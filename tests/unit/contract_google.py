@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from controller.core.errors import Problem
-from testing.google import AUDIENCE, PROVIDER, Google, api_error, oauth_error
+from testing.google import AUDIENCE, GKE_POOL, GKE_PROVIDER, PROVIDER, Google, api_error, oauth_error
 from testing.tokens import Trust
 from testing.wire import Answer
 from tests.unit.provider_world import Row, World
@@ -108,6 +108,13 @@ def vendor_to_impersonate_at(clock: Clock, trust: Callable[[str], Trust]) -> Goo
     return google
 
 
+def vendor_of_gke(clock: Clock, trust: Callable[[str], Trust]) -> Google:
+    """A project whose own pool trusts the tokens of its clusters."""
+    google = Google(clock, trust(GKE_POOL), provider=GKE_PROVIDER)
+    google.impersonators[EMAIL] = {google.principal}
+    return google
+
+
 def row(
     settings: Callable[[Path], Mapping[str, Any]], *, identity: str, proofless: Mapping[str, Any], **more: Any
 ) -> Row:
@@ -116,7 +123,7 @@ def row(
         type="google",
         identity=identity,
         username="oauth2accesstoken",
-        vendor=vendor_to_impersonate_at if more.get("minting_call") else vendor,
+        vendor=more.pop("vendor", vendor_to_impersonate_at if more.get("minting_call") else vendor),
         settings=lambda directory: {"registries": ["us-docker.pkg.dev", "gcr.io"], **settings(directory)},
         proofless=proofless,
         **more,
@@ -136,6 +143,15 @@ def renew_key(world: World) -> None:
 DIRECT = row(
     lambda _directory: FEDERATION,
     identity=PROVIDER,
+    refusals=OAUTH_REFUSALS,
+    stale=oauth_error("invalid_grant"),
+    proofless={"tokenFile": None},
+    at=at,
+)
+ON_GKE = row(
+    lambda _directory: {**FEDERATION, "workloadIdentityProvider": GKE_PROVIDER},
+    identity=GKE_POOL,
+    vendor=vendor_of_gke,
     refusals=OAUTH_REFUSALS,
     stale=oauth_error("invalid_grant"),
     proofless={"tokenFile": None},
@@ -176,4 +192,4 @@ KEY = row(
     lose=lambda world: (world.directory / "key.json").unlink(),
     secrets=(*pem("key-1").splitlines()[1:-1], *pem("key-2").splitlines()[1:-1]),
 )
-ROWS = (DIRECT, IMPERSONATED, EXTERNAL, KEY)
+ROWS = (DIRECT, ON_GKE, IMPERSONATED, EXTERNAL, KEY)

@@ -18,7 +18,7 @@ from controller.core.errors import MintError, Problem
 from controller.net.transport import AiohttpTransport
 from controller.net.urls import is_link_local
 from controller.providers import SHAPES, google
-from testing.google import AUDIENCE, CLOUD_PLATFORM, PROVIDER, Google, api_error, oauth_error
+from testing.google import AUDIENCE, CLOUD_PLATFORM, GKE_POOL, GKE_PROVIDER, PROVIDER, Google, api_error, oauth_error
 from testing.wire import Answer, in_json
 from tests.unit.contract_google import (
     DIRECT,
@@ -26,6 +26,7 @@ from tests.unit.contract_google import (
     EXTERNAL,
     IMPERSONATED,
     KEY,
+    ON_GKE,
     TOKEN_FILE,
     private_key,
     row,
@@ -42,6 +43,7 @@ METADATA = row(lambda _directory: {"credentials": "metadata"}, identity=NODE, re
 METADATA_IMPERSONATED = dataclasses.replace(METADATA, identity=EMAIL, minting_call=2)
 KINDS = {
     "workload identity, direct": DIRECT,
+    "workload identity, of a GKE cluster": ON_GKE,
     "workload identity, impersonated": IMPERSONATED,
     "external account": EXTERNAL,
     "key": KEY,
@@ -103,6 +105,51 @@ async def test_a_workload_identity_provider_is_exchanged_for_as_the_page_says(ne
     }
     assert jwt.decode(world.proofs_read[0], options={"verify_signature": False})["aud"] == [AUDIENCE]
     assert vendor_of(world).whose(token.password) == vendor_of(world).principal
+
+
+async def test_a_gke_cluster_is_exchanged_for_by_its_identity_namespace(new_world: NewWorld) -> None:
+    world = new_world(ON_GKE)
+    token = await world.mint()
+    (request,) = world.wire.asked
+    assert (request.form() or {})["audience"] == [GKE_PROVIDER]
+    assert jwt.decode(world.proofs_read[0], options={"verify_signature": False})["aud"] == [GKE_POOL]
+    assert vendor_of(world).whose(token.password) == vendor_of(world).principal
+    await world.provider.mint(EMAIL, ())
+    assert asked(world)[-1].endswith(f"{EMAIL}:generateAccessToken")
+
+
+async def test_an_external_account_file_may_be_of_a_fleet(new_world: NewWorld, tmp_path: Path) -> None:
+    fleet = GKE_PROVIDER.replace(
+        "container.googleapis.com/v1/projects/my-project/locations/europe-west1/clusters/prod",
+        "gkehub.googleapis.com/projects/my-project/locations/global/memberships/prod",
+    )
+    path = write_external_account(tmp_path / "fleet.json", audience=fleet, service_account_impersonation_url=None)
+    world = new_world(EXTERNAL, credentialsFile=path)
+    vendor_of(world).provider, vendor_of(world)._trust = fleet, world.trust(GKE_POOL)
+    await world.provider.mint(GKE_POOL, ())
+    assert (world.wire.asked[0].form() or {})["audience"] == [fleet]
+
+
+async def test_gke_without_a_google_service_account_gives_a_token_of_the_controllers_own_principal(
+    new_world: NewWorld,
+) -> None:
+    world = new_world(METADATA)
+    vendor_of(world).node_account = GKE_POOL
+    token = await world.provider.mint(GKE_POOL, ())
+    accounts = "http://169.254.169.254/computeMetadata/v1/instance/service-accounts"
+    scope = urllib.parse.quote_plus(CLOUD_PLATFORM)
+    assert asked(world) == [f"GET {accounts}/default/email", f"GET {accounts}/default/token?scopes={scope}"]
+    assert vendor_of(world).whose(token.password) == GKE_POOL
+
+
+@pytest.mark.parametrize("account", [NODE, "other-project.svc.id.goog"])
+async def test_a_pool_that_is_not_the_nodes_is_refused_and_no_token_is_asked_for(
+    new_world: NewWorld, account: str
+) -> None:
+    world = new_world(METADATA)
+    vendor_of(world).node_account = account
+    assert (await refused(world, GKE_POOL)).problem is Problem.IDENTITY_UNKNOWN
+    assert [request.path.rpartition("/")[2] for request in world.wire.asked] == ["email"]
 
 
 async def test_an_email_is_impersonated_with_the_federated_token(new_world: NewWorld) -> None:
@@ -286,6 +333,9 @@ async def test_a_longer_life_than_the_organisation_allows_is_a_configuration_to_
     [
         (DIRECT, PROVIDER.replace("kind", "another")),
         (DIRECT, "someone@example.com"),
+        (DIRECT, GKE_POOL),
+        (ON_GKE, GKE_PROVIDER),
+        (ON_GKE, "other-project.svc.id.goog"),
         (EXTERNAL, OTHER),
         (EXTERNAL, PROVIDER),
         (METADATA, PROVIDER),
@@ -471,6 +521,10 @@ ON_A_NODE = {"credentials": "metadata", "tokenFile": None, "workloadIdentityProv
         ({"tokenFile": None}, "tokenFile: is needed with credentials workloadIdentity"),
         ({"workloadIdentityProvider": None}, "workloadIdentityProvider: is needed"),
         ({"workloadIdentityProvider": "projects/my-project/x"}, "workloadIdentityProvider: must be projects/<number>/"),
+        (
+            {"workloadIdentityProvider": GKE_PROVIDER.replace("container", "evil")},
+            "workloadIdentityProvider: must be projects/<number>/",
+        ),
         ({"credentialsFile": "/etc/key.json"}, "credentialsFile: is not used with credentials workloadIdentity; remov"),
         ({"credentials": "metadata"}, "tokenFile: is not used with credentials metadata; remove it"),
         ({"credentials": "default"}, "credentials: must be one of workloadIdentity, externalAccount, metadata"),
@@ -548,6 +602,9 @@ def test_a_metadata_server_is_known_by_its_address_and_never_asked_through_a_pro
         ("my-project@appspot.gserviceaccount.com", True),
         (PROVIDER, True),
         (f"//iam.googleapis.com/{PROVIDER}", True),
+        (GKE_POOL, True),
+        (GKE_PROVIDER, False),
+        ("my-project.svc.id.goog.evil.example", False),
         ("name@gserviceaccount.com.evil.example", False),
         ("name@evilgserviceaccount.com", False),
         ("a/b@p.iam.gserviceaccount.com", False),
@@ -559,7 +616,9 @@ def test_an_identity_is_known_by_its_shape(identity: str, fits: bool) -> None:
     assert (re.fullmatch(google.IDENTITY, identity) is not None) is fits
 
 
-@pytest.mark.parametrize(("identity", "type_"), [(EMAIL, "google"), (PROVIDER, "google"), ("a@b.example", "crusoe")])
+@pytest.mark.parametrize(
+    ("identity", "type_"), [(EMAIL, "google"), (PROVIDER, "google"), (GKE_POOL, "google"), ("a@b.example", "crusoe")]
+)
 def test_of_all_emails_only_those_of_service_accounts_are_googles(identity: str, type_: str) -> None:
     assert next(shape.types for shape in SHAPES if shape.pattern.fullmatch(identity)) == {type_}
 

@@ -111,8 +111,10 @@ annotations:
 {{- else if eq (toString $p.type) "quay" -}}
 {{- $file = default "/var/run/quay/oidc/oidc-token" $file -}}{{- $audience = default "quay.io" $audience -}}
 {{- else if eq (toString $p.type) "acr" -}}{{- $audience = default "api://AzureADTokenExchange" $audience -}}
-{{- else if eq (toString $p.type) "ecr" -}}{{- $audience = default (eq (toString $p.credentials) "podIdentity" | ternary "pods.eks.amazonaws.com" "sts.amazonaws.com") $audience -}}
-{{- else if eq (toString $p.type) "google" -}}{{- $audience = default (printf "https://iam.googleapis.com/%s" (trimPrefix "/" (toString (default "" $p.workloadIdentityProvider)))) $audience -}}
+{{- else if has (toString $p.type) (list "ecr" "ecr-public") -}}{{- $audience = default (eq (toString $p.credentials) "podIdentity" | ternary "pods.eks.amazonaws.com" "sts.amazonaws.com") $audience -}}
+{{- else if eq (toString $p.type) "google" -}}
+{{- $pool := toString (default "" $p.workloadIdentityProvider) -}}
+{{- $audience = default (hasPrefix "identitynamespace:" $pool | ternary (regexReplaceAll "^identitynamespace:([^:]*):.*$" $pool "${1}") (printf "https://iam.googleapis.com/%s" (trimPrefix "/" $pool))) $audience -}}
 {{- end -}}
 {{- if and $file $audience (ne (toString $p.proof) "serviceAccount") (not (hasPrefix "/var/run/secrets/" $file)) -}}
 {{- $_ := set $proofs $file (dict "directory" (dir $file) "file" (base $file) "audience" $audience "provider" $name) -}}
