@@ -52,6 +52,8 @@ class Azure:
         self.again = False
         self.minted: list[str] = []
         self.registry = registry
+        self.registries: set[str] = set()
+        """Further ones, behind the same address."""
         self.resource = resource
         self.federated = {CLIENT: subject}
         """By client ID: the subject that its federated credential names."""
@@ -66,17 +68,18 @@ class Azure:
         self._key = key or SigningKey()
         self._entra: dict[str, dict[str, Any]] = {}
         self._refresh: dict[str, dict[str, Any]] = {}
-        self._latest = ""
+        self._latest: dict[str, str] = {}
 
     @property
     def canary(self) -> str:
         """A string that is in every token minted here and nowhere else."""
         return self._key.canary
 
-    def whose(self, token: str) -> str | None:
-        """The client ID of a refresh token that is still valid; a registry calls this."""
+    def whose(self, token: str, registry: str | None = None) -> str | None:
+        """The client ID of a refresh token of a registry that is still valid; a registry calls this."""
         claims = self._refresh.get(token)
-        return str(claims["appid"]) if claims and claims["exp"] > self._clock() else None
+        is_valid = claims and claims["exp"] > self._clock() and claims["aud"] == (registry or self.registry)
+        return str(claims["appid"]) if claims and is_valid else None
 
     async def handle(self, asked: Asked) -> Answer:
         """See wire.Vendor."""
@@ -150,16 +153,23 @@ class Azure:
 
     def _exchange(self, asked: Asked) -> Answer:
         form = _single(asked)
-        if form is None or form.get("grant_type") != "access_token" or form.get("service") != self.registry:
+        registry = form.get("service", "") if form else ""
+        if (
+            form is None
+            or form.get("grant_type") != "access_token"
+            or registry not in {self.registry, *self.registries}
+        ):
             raise _Refused(registry_error(400, "BAD_REQUEST"))
         entra = self._entra.get(form.get("access_token", ""))
         if entra is None or entra["exp"] <= self._clock() or form.get("tenant", entra["tid"]) != entra["tid"]:
             raise _Refused(registry_error(401, "UNAUTHORIZED"))
         if entra["appid"] not in self.pullers:
             raise _Refused(registry_error(401, "UNAUTHORIZED"))
-        if not self.again or not self._latest:
-            self._latest = self._refresh_token(entra)
-        return in_json(200, {"refresh_token": self._latest}, x_ms_ratelimit_remaining_calls_per_second="166.616667")
+        if not self.again or registry not in self._latest:
+            self._latest[registry] = self._refresh_token(entra, registry)
+        return in_json(
+            200, {"refresh_token": self._latest[registry]}, x_ms_ratelimit_remaining_calls_per_second="166.616667"
+        )
 
     def _entra_token(self, client: str) -> str:
         now = int(self._clock())
@@ -170,7 +180,7 @@ class Azure:
         self.minted.append(token)
         return token
 
-    def _refresh_token(self, entra: dict[str, Any]) -> str:
+    def _refresh_token(self, entra: dict[str, Any], registry: str) -> str:
         now = int(self._clock())
         claims = {
             "sub": entra["appid"],
@@ -178,7 +188,7 @@ class Azure:
             "exp": int(now + self.lifetime_seconds),
             "iat": now,
             "iss": "Azure Container Registry",
-            "aud": self.registry,
+            "aud": registry,
             "version": "1.0",
             "grant_type": "refresh_token",
             "appid": entra["appid"],

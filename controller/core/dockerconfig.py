@@ -140,21 +140,19 @@ def fingerprint(entries: Mapping[str, tuple[str, str]]) -> str:
     return hashlib.sha256(compact.encode()).hexdigest()[:16]
 
 
-def merge(
-    config: DockerConfig, *, hosts: Collection[str], username: str, password: str, remove: Collection[str] = ()
-) -> bytes:
-    """The config with this credential for each of `hosts` and without `remove`, in compact JSON.
+def merge(config: DockerConfig, *, entries: Mapping[str, tuple[str, str]], remove: Collection[str] = ()) -> bytes:
+    """The config with these users and passwords by host, and without the hosts of `remove`, in compact JSON.
 
-    Entries keep their order. Several keys that mean the same one of `hosts` become one, and several `auths` too.
+    Entries keep their order. Several keys that mean the same host of ours become one, and several `auths` too.
     """
-    ours = {host: f"{json.dumps(canonical_key(host))}:{_entry_text(username, password)}" for host in sorted(hosts)}
-    entries: list[str] = []
+    ours = {host: f"{json.dumps(canonical_key(host))}:{_entry_text(*entries[host])}" for host in sorted(entries)}
+    texts: list[str] = []
     for entry in config.auths:
-        if entry.host not in hosts and entry.host not in remove:
-            entries.append(f"{entry.member.key_text}:{entry.member.value_text}")
+        if entry.host not in entries and entry.host not in remove:
+            texts.append(f"{entry.member.key_text}:{entry.member.value_text}")
         elif entry.host in ours:
-            entries.append(ours.pop(entry.host))
-    auths = f'"auths":{{{",".join([*entries, *ours.values()])}}}'
+            texts.append(ours.pop(entry.host))
+    auths = f'"auths":{{{",".join([*texts, *ours.values()])}}}'
     top = [auths if _is_auths(member) else f"{member.key_text}:{member.value_text}" for member in config.top]
     if not any(map(_is_auths, config.top)):
         top.append(auths)

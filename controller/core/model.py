@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -141,11 +141,21 @@ class Token:
     password: str = field(repr=False)
     issued_at: int
     expires_at: int
+    passwords: Mapping[str, str] | None = field(default=None, repr=False)
+    """By host, from issuers whose credentials are for one registry each; `password` is then one of them."""
 
     @property
     def lifetime_seconds(self) -> int:
         """From `issued_at` to `expires_at`."""
         return self.expires_at - self.issued_at
+
+    def credential(self, host: str) -> tuple[str, str]:
+        """User and password for one of the hosts that it was minted for."""
+        return self.username, self.password if self.passwords is None else self.passwords[host]
+
+    def entries(self, hosts: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """User and password for each of these hosts."""
+        return {host: self.credential(host) for host in hosts}
 
     def __repr__(self) -> str:
         """Identify the token without showing it."""

@@ -275,9 +275,7 @@ class Reconciler:
             config = dockerconfig.parse(await self._writer.read(view))
         content = dockerconfig.merge(
             config,
-            hosts=resolved.hosts,
-            username=token.username,
-            password=token.password,
+            entries=token.entries(resolved.hosts),
             remove=_still_ours(config, claim, given_up),
         )
         try:
@@ -295,7 +293,7 @@ class Reconciler:
         try:
             config = dockerconfig.parse(await self._writer.read(view))
             remove = _still_ours(config, claim, ours)
-            content = dockerconfig.merge(config, hosts=(), username="", password="", remove=remove)
+            content = dockerconfig.merge(config, entries={}, remove=remove)
             await self._writer.fill(view, render_wiped(claim.name, rejection.text), content)
         except NotWritten as failure:
             if failure.rejection is not None:
@@ -406,12 +404,17 @@ class Reconciler:
 
 
 def _still_ours(config: dockerconfig.DockerConfig, claim: Claim, hosts: Collection[str]) -> set[str]:
-    """Those of `hosts` that have the claim's credential; the entry of any other is somebody's own by now."""
+    """Those of `hosts` that have the claim's credential; the entry of any other is somebody's own by now.
+
+    Where each host had a password of its own, an edit of one leaves none that could be told from somebody's.
+    """
     entries = dockerconfig.credentials(config, hosts)
+    if claim.present_fingerprint == claim.fingerprint:
+        return set(entries)
     written = {pair: dockerconfig.fingerprint(dict.fromkeys(claim.managed_hosts, pair)) for pair in entries.values()}
     return {host for host, pair in entries.items() if written[pair] == claim.fingerprint}
 
 
 def fingerprint(resolved: Resolved, token: Token) -> str:
     """Of the entries that a token is written as."""
-    return dockerconfig.fingerprint(dict.fromkeys(resolved.hosts, (token.username, token.password)))
+    return dockerconfig.fingerprint(token.entries(resolved.hosts))

@@ -100,7 +100,5 @@ def _written(resolved: Resolved, token: Token) -> dict[str, str | None]:
 
 
 def _data(resolved: Resolved, token: Token) -> dict[str, str]:
-    content = dockerconfig.merge(
-        dockerconfig.EMPTY, hosts=resolved.hosts, username=token.username, password=token.password, remove=()
-    )
+    content = dockerconfig.merge(dockerconfig.EMPTY, entries=token.entries(resolved.hosts))
     return {DATA_KEY: base64.b64encode(content).decode()}

@@ -16,7 +16,7 @@ Lifetime  `exp` of the refresh token; up to 3 hours.
 Errors    1. {"error", "error_codes": [AADSTS]}: the status and `error` count, the numbers refine them.
           2. {"errors": [{"code"}]}: only the status counts.
 
-A refresh token is good for one registry, so a provider of this type is configured for one host; several are several.
+A refresh token is good for one registry. A claim for several has one Entra token, and with it a password for each.
 
 azure-identity isn't used: whatever its credentials are given, they obey AZURE_* (multi-tenancy, regional authority, the
 metadata server's address), and they keep tokens and count lives of their own by the system's clock.
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -94,8 +94,10 @@ class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_f
 
     def problems(self) -> Iterator[str]:
         """See ProviderSettings."""
-        if len(self.registries) > 1:
-            yield "registries: must be one host, since a token of Azure is for one registry; add a provider for each"
+        if len({_host(registry) for registry in self.registries}) > 1:
+            for key, value in (("registryEndpoint", self.registry_endpoint), ("service", self.service)):
+                if value is not None:
+                    yield f"{key}: is for one registry, and there are several; add a provider for the one that needs it"
 
 
 class AcrWorkloadIdentity(_Settings, frozen=True, kw_only=True, rename="camel", tag="workloadIdentity"):
@@ -172,10 +174,18 @@ class Acr:
 
     async def mint(self, identity: str, hosts: tuple[str, ...]) -> Token:
         """See Provider."""
-        if len(hosts) != 1:
-            raise MintError(Problem.REQUEST_REFUSED, "a token of Azure is for one registry")
         principal = self._principal(identity)
-        return await self._exchange(principal, hosts[0], await self._entra(principal))
+        entra = await self._entra(principal)
+        registries = sorted(set(map(_host, hosts)))
+        tokens = {registry: await self._exchange(principal, registry, entra) for registry in registries}
+        first, *others = tokens.values()
+        if not others:
+            return first
+        return replace(
+            first,
+            expires_at=min(token.expires_at for token in tokens.values()),
+            passwords={host: tokens[_host(host)].password for host in hosts},
+        )
 
     async def check_proof(self) -> None:
         """See Provider."""
@@ -245,12 +255,11 @@ class Acr:
         return answer.access_token
 
     async def _exchange(self, principal: _Principal, registry: str, entra: str) -> Token:
-        host = registry.partition("/")[0]
-        service = self.settings.service or host
+        service = self.settings.service or registry
         form = {"grant_type": "access_token", "service": service, "access_token": entra}
         if principal.tenant is not None:
             form["tenant"] = principal.tenant
-        url = f"{(self.settings.registry_endpoint or f'https://{host}').rstrip('/')}/oauth2/exchange"
+        url = f"{(self.settings.registry_endpoint or f'https://{registry}').rstrip('/')}/oauth2/exchange"
         reply = await ask(self.tools, "POST", url, form=form)
         if reply.status != 200:
             unknown = Problem.REQUEST_REFUSED if reply.status == 404 else None
@@ -286,6 +295,10 @@ class Acr:
         elif reply.status in (404, 410):
             problem = Problem.ISSUER_UNAVAILABLE
         return refusal(reply, self.tools, problem=problem, code="metadata server")
+
+
+def _host(registry: str) -> str:
+    return registry.partition("/")[0]
 
 
 def _entra_token(reply: IssuerReply) -> _EntraToken:

@@ -78,7 +78,7 @@ class _Door:
     async def admits(self, registry: str, token: Token) -> bool:
         """Whether the registry accepts the token. Raises MintError if it neither accepts nor refuses it."""
         url = _v2(registry)
-        login = basic(token.username, token.password)
+        login = basic(*token.credential(registry))
         challenge = (await self._get(url, {})).headers.get("WWW-Authenticate", "")
         scheme, _, parameters = challenge.partition(" ")
         match scheme.lower():

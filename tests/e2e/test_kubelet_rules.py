@@ -96,7 +96,7 @@ def test_after_our_fill_the_kubelet_reads_our_token_and_every_other_credential(
             before = dockerconfig.parse(value)
         except dockerconfig.Unreadable:
             continue
-        content = dockerconfig.merge(before, hosts=["cgr.dev"], username="_token", password="new")
+        content = dockerconfig.merge(before, entries={"cgr.dev": ("_token", "new")})
         others = {entry.member.key: entry.credential for entry in before.auths if entry.host != "cgr.dev"}
         filled.append(content)
         if dockerconfig.parse(content).unreadable:

@@ -212,7 +212,7 @@ class Engine:
             refreshed_for=None,
         )
         ours = {key: value for key, value in render_written("", claimed).items() if value is not None}
-        config = dockerconfig.merge(dockerconfig.EMPTY, hosts=[registry], username=USERNAME, password=token)
+        config = dockerconfig.merge(dockerconfig.EMPTY, entries={registry: (USERNAME, token)})
         return Filled({**asking(identity=who), **ours}, config)
 
     # The process.

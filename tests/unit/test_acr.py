@@ -14,7 +14,7 @@ import pytest
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.providers import acr
-from testing.azure import AUDIENCE, CLIENT, REGISTRY, RESOURCE, TENANT, Azure, entra_error
+from testing.azure import AUDIENCE, CLIENT, REGISTRY, RESOURCE, TENANT, Azure, entra_error, registry_error
 from testing.wire import Answer, in_json
 from tests.unit.contract_acr import AT_THE_REGISTRY, FEDERATED, IDENTITY, SECRET, SECRETIVE, row
 from tests.unit.fakes import jwt as unsigned
@@ -27,6 +27,7 @@ OTHER = "11111111-2222-4333-8444-555555555555"
 ON_THE_NODE = row(
     lambda _directory: {"credentials": "managedIdentity"}, identity=MANAGED, refusals={}, stale=None, proofless={}
 )
+TWO = {"registries": [REGISTRY, f"{REGISTRY}/team", "other.azurecr.io"]}
 KINDS = {"federated": FEDERATED, "client secret": SECRETIVE, "managed identity": ON_THE_NODE}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -291,11 +292,47 @@ async def test_a_token_need_not_say_whose_it_is(new_world: NewWorld) -> None:
     assert (await world.mint()).lifetime_seconds == 2100
 
 
-@pytest.mark.parametrize("hosts", [(), (REGISTRY, "other.azurecr.io")])
-async def test_a_token_is_for_exactly_one_registry(new_world: NewWorld, hosts: tuple[str, ...]) -> None:
-    world = new_world(FEDERATED)
-    assert (await refused(world, hosts=hosts)).problem is Problem.REQUEST_REFUSED
-    assert not world.wire.asked
+@each_kind
+async def test_several_registries_have_a_password_each_by_one_token_of_entra(new_world: NewWorld, kind: str) -> None:
+    world = new_world(KINDS[kind], **TWO)
+    vendor_of(world).registries.add("other.azurecr.io")
+    hosts = world.hosts
+    token = await world.mint()
+    assert asked(world)[1:] == [f"POST https://{host}/oauth2/exchange" for host in ("other.azurecr.io", REGISTRY)]
+    client = KINDS[kind].identity.rpartition("/")[2]
+    passwords = {host: token.credential(host)[1] for host in hosts}
+    for host in hosts:
+        assert vendor_of(world).whose(passwords[host], host.partition("/")[0]) == client
+    assert passwords[REGISTRY] == passwords[f"{REGISTRY}/team"] != passwords["other.azurecr.io"]
+
+
+async def test_the_first_registrys_token_to_end_is_the_end_of_all(new_world: NewWorld, clock: Clock) -> None:
+    world = new_world(FEDERATED, **TWO)
+    vendor_of(world).registries.add("other.azurecr.io")
+
+    def short_lived() -> Answer:
+        token = unsigned(aud="other.azurecr.io", exp=int(clock()) + 600)
+        return in_json(200, {"refresh_token": token})
+
+    world.wire.script.extend([None, short_lived])
+    assert (await world.mint()).lifetime_seconds == 600
+
+
+async def test_a_claim_for_one_of_several_registries_asks_that_one_alone(new_world: NewWorld) -> None:
+    world = new_world(FEDERATED, **TWO)
+    token = await world.provider.mint(IDENTITY, (REGISTRY,))
+    assert asked(world)[1:] == [f"POST https://{REGISTRY}/oauth2/exchange"]
+    assert token.credential(REGISTRY) == (acr.USERNAME, token.password)
+
+
+async def test_one_registry_that_refuses_is_named_and_nothing_is_minted_for_the_others(new_world: NewWorld) -> None:
+    world = new_world(FEDERATED, **TWO)
+    world.wire.script.extend([None, registry_error(401, "UNAUTHORIZED")])
+    error = await refused(world, hosts=world.hosts)
+    assert (error.problem, error.named) == (Problem.MINT_REFUSED, ("host other.azurecr.io",))
+
+
+def test_a_token_of_one_registry_is_not_shared_with_another() -> None:
     assert acr.Acr.SHARES_TOKEN is False
 
 
@@ -305,7 +342,16 @@ async def test_a_token_is_for_exactly_one_registry(new_world: NewWorld, hosts: t
 @pytest.mark.parametrize(
     ("kind", "overrides", "problem"),
     [
-        (FEDERATED, {"registries": [REGISTRY, "other.azurecr.io"]}, "registries: must be one host, since a token of"),
+        (
+            FEDERATED,
+            {**TWO, "service": REGISTRY},
+            "service: is for one registry, and there are several; add a provider",
+        ),
+        (
+            FEDERATED,
+            {**TWO, "registryEndpoint": f"https://{REGISTRY}"},
+            "registryEndpoint: is for one registry, and th",
+        ),
         (FEDERATED, {"registries": []}, "registries: must name at least one host"),
         (FEDERATED, {"tokenFile": None}, "tokenFile: is needed with credentials workloadIdentity"),
         (FEDERATED, {"clientId": CLIENT}, "clientId: is not used with credentials workloadIdentity; remove it"),

@@ -694,10 +694,11 @@ def test_a_setting_of_another_kind_is_a_problem_unless_it_is_null(write: Write) 
 
 
 def test_what_is_missing_hides_no_other_problem(write: Write) -> None:
-    settings = {**ACR, "registries": ["a.example", "b.example"], "tenant": "x", "timeoutSeconds": 0}
+    several = {"registries": ["a.example", "b.example"], "service": "a.example"}
+    settings = {**ACR, **several, "tenant": "x", "timeoutSeconds": 0}
     assert problems(write(yaml.safe_dump({"providers": {"x": settings}}))) == [
         "providers.x.tokenFile: is needed with credentials workloadIdentity",
-        "providers.x.registries: must be one host, since a token of Azure is for one registry; add a provider for each",
+        "providers.x.service: is for one registry, and there are several; add a provider for the one that needs it",
         "providers.x.tenant: must be a GUID",
         "providers.x.timeoutSeconds: must be more than 0 and at most 60, but is 0",
     ]

@@ -19,11 +19,12 @@ from testing.tokens import KeyTrust
 from testing.wire import Answer, Slow, Vendor, Wire
 from tests.unit import contract_acr, contract_crusoe
 from tests.unit.contract_crusoe import ACCESS_KEY, SECRET_KEY, USER
-from tests.unit.engine import Engine
+from tests.unit.engine import NAME, Engine
 from tests.unit.fake_issuer import HOUR
 from tests.unit.provider_world import WireTransport, service_accounts
 from tests.unit.virtual_time import Clock
 
+OTHERS = ("base.azurecr.io", "mirror.azurecr.io")
 HOST = "registry.us-east1-a.ccr.crusoecloudcompute.com"
 
 
@@ -133,6 +134,77 @@ async def test_a_mint_of_many_slow_answers_is_given_up_after_three_timeouts(cloc
         [entry] = engine.logged("token not minted")
         assert entry["detail"] == "no token within 30 s"
         assert engine.metric("mints_total", provider="acr", result="IssuerUnavailable") == 1
+
+
+class AcrEngine(Engine):
+    """An engine whose one provider has three registries of Azure, each with a password of its own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.vendor = contract_acr.vendor(
+            self.clock, lambda audience: KeyTrust(service_accounts(), audience=audience, clock=self.clock)
+        )
+        self.vendor.registries = {*OTHERS}
+        self.hosts = Hosts(self.clock, dict.fromkeys(("login.microsoftonline.com", REGISTRY, *OTHERS), self.vendor))
+        content = {"type": "acr", "registries": [REGISTRY, *OTHERS], **contract_acr.with_secret(self.directory)}
+        self.config = config.load(None, {"providers": {"acr": content}})
+        self.providers = ("acr",)
+        self.transports = {"acr": self.hosts}
+
+    def is_served(self, *registries: str) -> bool:
+        """Whether the Secret has a valid password for each of these registries, and none for another."""
+        present = set(self.api.config("team-a", NAME)["auths"])
+        passwords = {host: self.password("team-a", host) or "" for host in registries}
+        return present == set(registries) and all(
+            self.vendor.whose(password, host) == CLIENT for host, password in passwords.items()
+        )
+
+
+@pytest.fixture
+def azure(clock: Clock, tmp_path: Path) -> AcrEngine:
+    engine = AcrEngine(clock, tmp_path)
+    engine.ask("team-a", identity=contract_acr.IDENTITY)
+    return engine
+
+
+async def test_one_annotation_serves_several_registries_each_with_its_own_password(azure: AcrEngine) -> None:
+    async with azure.running():
+        assert azure.is_served(REGISTRY, *OTHERS)
+        assert len(azure.vendor.minted) == 1 + 3, "one token of Entra, and one of each registry"
+        assert azure.patches == 1
+        await azure.settle(HOUR)
+        assert azure.patches == 1, "our own write is nobody's edit"
+        await azure.settle(5 * HOUR)
+        assert azure.is_served(REGISTRY, *OTHERS)
+        assert azure.patches > 1
+
+
+async def test_a_registry_of_several_that_is_no_longer_asked_for_is_removed(azure: AcrEngine) -> None:
+    async with azure.running():
+        azure.annotate("team-a", registries=f"{REGISTRY},{OTHERS[0]}")
+        await azure.settle()
+        assert azure.is_served(REGISTRY, OTHERS[0])
+
+
+async def test_an_edit_of_one_of_several_passwords_is_healed(azure: AcrEngine) -> None:
+    async with azure.running():
+        content = azure.api.config("team-a", NAME)
+        content["auths"][OTHERS[1]] = {"auth": "dXNlcjpwYXNz"}
+        azure.set_config("team-a", content)
+        await azure.settle()
+        assert azure.is_served(REGISTRY, *OTHERS)
+
+
+async def test_one_of_several_registries_that_fails_takes_no_password_away(azure: AcrEngine) -> None:
+    async with azure.running():
+        before = azure.api.config("team-a", NAME)
+        azure.hosts.wires[OTHERS[0]].script.append(Answer(403))
+        azure.annotate("team-a", refresh="1")
+        await azure.settle()
+        error = azure.annotation("team-a", "error") or ""
+        assert error.startswith("MintRefused: ")
+        assert f"host {OTHERS[0]}" in error
+        assert azure.api.config("team-a", NAME) == before
 
 
 async def test_a_clean_up_is_counted(engine: CrusoeEngine) -> None:

@@ -88,7 +88,7 @@ def test_whatever_the_bytes_they_are_read_or_unreadable(content: bytes, data: st
             continue
         broken_hosts(read)
         fingerprint(credentials(read, read.hosts))
-        parse(merge(read, hosts=["cgr.dev"], username="u", password="p"))
+        parse(merge(read, entries={"cgr.dev": ("u", "p")}))
 
 
 @pytest.mark.parametrize(("content", "read"), CASES.values(), ids=CASES.keys())
@@ -144,7 +144,7 @@ def test_more_than_ten_thousand_entries_are_unreadable(spelling: bytes) -> None:
 
 def test_a_very_deep_foreign_entry_is_unreadable_or_kept_but_never_an_error() -> None:
     deep = b'{"auths":{"a":' + b'{"x":' * 900 + b"1" + b"}" * 900 + b"}}"
-    merged = merge(parse(deep), hosts=["b"], username="u", password="p")
+    merged = merge(parse(deep), entries=dict.fromkeys(["b"], ("u", "p")))
     assert deep[len(b'{"auths":{') : -2] in merged
 
 
@@ -193,7 +193,7 @@ def test_any_key_can_be_normalised(key: str) -> None:
 def test_docker_hub_is_written_under_the_key_that_every_reader_knows() -> None:
     assert canonical_key("index.docker.io") == HUB
     assert canonical_key("cgr.dev") == "cgr.dev"
-    merged = merge(EMPTY, hosts=["index.docker.io"], username="u", password="p")
+    merged = merge(EMPTY, entries=dict.fromkeys(["index.docker.io"], ("u", "p")))
     assert list(json.loads(merged)["auths"]) == [HUB]
 
 
@@ -279,7 +279,7 @@ def test_the_fingerprint_does_not_depend_on_the_order(entries: dict[str, tuple[s
 
 @given(st.text(min_size=1).filter(lambda user: ":" not in user), st.text())
 def test_the_fingerprint_survives_reformatting(username: str, password: str) -> None:
-    loaded = json.loads(merge(EMPTY, hosts=["cgr.dev"], username=username, password=password))
+    loaded = json.loads(merge(EMPTY, entries={"cgr.dev": (username, password)}))
     entry_ = loaded["auths"].pop("cgr.dev")
     entry_.pop("username")
     entry_["email"] = "x@example.com"
@@ -325,7 +325,7 @@ def test_foreign_entries_keep_their_bytes_and_their_order(
     except Unreadable:  # a number that is none in JSON (NaN)
         return
 
-    merged = merge(before, hosts=["cgr.dev"], username="_token", password="new", remove=["old.example"])
+    merged = merge(before, entries=dict.fromkeys(["cgr.dev"], ("_token", "new")), remove=["old.example"])
 
     after = parse(merged)
     theirs = [e.member for e in before.auths if e.host not in ("cgr.dev", "old.example")]
@@ -333,25 +333,25 @@ def test_foreign_entries_keep_their_bytes_and_their_order(
     assert [e.member for e in after.auths if e.host != "cgr.dev"] == theirs
     assert [member for member in after.top if member.key != "auths"] == [m for m in before.top if m.key != "auths"]
     assert credentials(after, ["cgr.dev", "old.example"]) == {"cgr.dev": ("_token", "new")}
-    assert merge(after, hosts=["cgr.dev"], username="_token", password="new") == merged
+    assert merge(after, entries={"cgr.dev": ("_token", "new")}) == merged
 
 
 def test_keys_that_mean_one_of_our_hosts_become_one_in_the_place_of_the_first() -> None:
     keys = ["a.example", "https://cgr.dev/", "b.example", "CGR.dev", "cgr.dev"]
-    merged = merge(parse(config(**dict.fromkeys(keys, entry()))), hosts=["cgr.dev"], username="u", password="p")
+    merged = merge(parse(config(**dict.fromkeys(keys, entry()))), entries={"cgr.dev": ("u", "p")})
     assert list(json.loads(merged)["auths"]) == ["a.example", "cgr.dev", "b.example"]
     assert credentials(parse(merged), ["cgr.dev"]) == {"cgr.dev": ("u", "p")}
 
 
 @pytest.mark.parametrize("key", ["docker.io", "https://index.docker.io/v1/", "registry-1.docker.io", "index.docker.io"])
 def test_every_name_of_docker_hub_becomes_the_one_that_works(key: str) -> None:
-    merged = merge(parse(config(**{key: entry()})), hosts=["index.docker.io"], username="u", password="p")
+    merged = merge(parse(config(**{key: entry()})), entries=dict.fromkeys(["index.docker.io"], ("u", "p")))
     assert json.loads(merged) == {"auths": {HUB: entry("u", "p")}}
 
 
 def test_other_registries_are_kept() -> None:
     other = b'{ "auths" : { "z.example" : {"auth" : "eDp5", "x":1.50}, "a.example":{} }, "HttpHeaders": { "A" : "b" } }'
-    assert merge(parse(other), hosts=["cgr.dev"], username="u", password="p") == (
+    assert merge(parse(other), entries={"cgr.dev": ("u", "p")}) == (
         b'{"auths":{"z.example":{"auth" : "eDp5", "x":1.50},"a.example":{},'
         b'"cgr.dev":{"auth":"dTpw","password":"p","username":"u"}},"HttpHeaders":{ "A" : "b" }}'
     )
@@ -359,25 +359,25 @@ def test_other_registries_are_kept() -> None:
 
 def test_a_host_that_no_claim_names_any_more_is_removed_in_any_spelling() -> None:
     before = parse(config(**{"https://old.example/v1/": entry(), "OLD.example": entry(), "b.example": {}}))
-    merged = merge(before, hosts=["cgr.dev"], username="u", password="p", remove=["old.example"])
+    merged = merge(before, entries=dict.fromkeys(["cgr.dev"], ("u", "p")), remove=["old.example"])
     assert list(json.loads(merged)["auths"]) == ["b.example", "cgr.dev"]
 
 
 def test_a_host_that_is_both_written_and_removed_is_written() -> None:
-    merged = merge(EMPTY, hosts=["cgr.dev"], username="u", password="p", remove=["cgr.dev"])
+    merged = merge(EMPTY, entries=dict.fromkeys(["cgr.dev"], ("u", "p")), remove=["cgr.dev"])
     assert list(json.loads(merged)["auths"]) == ["cgr.dev"]
 
 
 def test_the_same_credential_gives_the_same_bytes_whatever_order_the_hosts_have() -> None:
     hosts = [f"{letter}.example" for letter in "hgfedcba"]
-    one = merge(EMPTY, hosts=hosts, username="u", password="p")
-    assert one == merge(EMPTY, hosts=set(hosts), username="u", password="p")
+    one = merge(EMPTY, entries=dict.fromkeys(hosts, ("u", "p")))
+    assert one == merge(EMPTY, entries=dict.fromkeys(reversed(hosts), ("u", "p")))
     assert list(json.loads(one)["auths"]) == sorted(hosts)
-    assert merge(parse(one), hosts=hosts, username="u", password="p") == one
+    assert merge(parse(one), entries=dict.fromkeys(hosts, ("u", "p"))) == one
 
 
 def test_all_three_fields_are_written() -> None:
-    merged = merge(EMPTY, hosts=["cgr.dev"], username="_token", password="eyJ.a.b")
+    merged = merge(EMPTY, entries={"cgr.dev": ("_token", "eyJ.a.b")})
     expected = {"username": "_token", "password": "eyJ.a.b", "auth": "X3Rva2VuOmV5Si5hLmI="}
     assert json.loads(merged) == {"auths": {"cgr.dev": expected}}
 
@@ -395,11 +395,11 @@ def test_all_three_fields_are_written() -> None:
 )
 def test_what_is_not_ours_keeps_its_bytes_even_if_they_are_no_utf_8(content: bytes, merged: bytes) -> None:
     ours = b'"cgr.dev":{"auth":"dTpw","password":"p","username":"u"}'
-    assert merge(parse(content), hosts=["cgr.dev"], username="u", password="p") == merged % ours
+    assert merge(parse(content), entries={"cgr.dev": ("u", "p")}) == merged % ours
 
 
 def test_auths_that_is_null_becomes_an_object_in_its_place() -> None:
-    merged = merge(parse(b'{"a":1,"auths":null,"b":2}'), hosts=["cgr.dev"], username="u", password="p")
+    merged = merge(parse(b'{"a":1,"auths":null,"b":2}'), entries={"cgr.dev": ("u", "p")})
     assert list(msgspec.json.decode(merged)) == ["a", "auths", "b"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from controller.core.errors import MintError, Problem
@@ -125,6 +127,14 @@ async def test_every_registry_that_the_token_is_for_is_tried(clock: Clock) -> No
         *["https://a.example/v2/"] * 2,
         *["https://b.example/v2/"] * 2,
     ]
+
+
+async def test_each_registry_is_tried_with_its_own_password(clock: Clock) -> None:
+    scene = Scene(clock, "basic", admits=True)
+    scene.minting.token = replace(scene.minting.token, passwords={"a.example": "good", "b.example": "bad"})
+    with pytest.raises(MintError) as caught:
+        await scene.mint("a.example", "b.example")
+    assert caught.value.named == ("registry b.example",)
 
 
 async def test_one_registry_that_refuses_is_enough(clock: Clock) -> None:
