@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jwt
+
 from testing.tokens import SigningKey, Trust, UntrustedError
 from testing.wire import Answer, Asked, in_json
 
@@ -59,6 +61,8 @@ class Azure:
         """By client ID: the subject that its federated credential names."""
         self.secrets: dict[str, str] = {}
         """By client ID."""
+        self.certificates: dict[str, tuple[str, Any]] = {}
+        """By client ID: the thumbprint of a certificate, as the claim x5t#S256 has it, and its public key."""
         self.node_identities = {"e0c3a1d2-0000-4000-8000-00000000c0de"}
         """Client IDs of the identities assigned to the node. A request without `client_id` gets any of them."""
         self.pullers = {CLIENT, *self.node_identities}
@@ -67,6 +71,7 @@ class Azure:
         self._trust = trust
         self._key = key or SigningKey()
         self._entra: dict[str, dict[str, Any]] = {}
+        self._assertions: set[str] = set()
         self._refresh: dict[str, dict[str, Any]] = {}
         self._latest: dict[str, str] = {}
 
@@ -105,18 +110,46 @@ class Azure:
         if tenant != TENANT:
             raise _Refused(entra_error("invalid_request", 90002))
         client = form.get("client_id", "")
-        if client not in {*self.federated, *self.secrets}:
+        if client not in {*self.federated, *self.secrets, *self.certificates}:
             raise _Refused(entra_error("unauthorized_client", 700016))
         if form.get("scope") != f"{self.resource}/.default":
             raise _Refused(entra_error("invalid_resource", 500011))
         if "client_secret" in form:
             if form["client_secret"] != self.secrets.get(client):
                 raise _Refused(entra_error("invalid_client", 7000215, status=401))
+        elif client in self.certificates and self._is_of_certificate(form):
+            self._verify_certificate(form, client, asked.url)
         else:
             await self._verify(form, client)
         token = self._entra_token(client)
         times = {"expires_in": _ENTRA_SECONDS, "ext_expires_in": _ENTRA_SECONDS}
         return in_json(200, {"token_type": "Bearer", **times, "access_token": token})
+
+    @staticmethod
+    def _is_of_certificate(form: dict[str, str]) -> bool:
+        try:
+            return "x5t#S256" in jwt.get_unverified_header(form.get("client_assertion", ""))
+        except jwt.PyJWTError:
+            return False
+
+    def _verify_certificate(self, form: dict[str, str], client: str, url: str) -> None:
+        """As https://learn.microsoft.com/entra/identity-platform/certificate-credentials has it."""
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise _Refused(entra_error("invalid_request", 900144))
+        assertion, (thumbprint, key) = form["client_assertion"], self.certificates[client]
+        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+        options["require"] = ["aud", "iss", "sub", "jti", "nbf", "exp"]
+        try:
+            if jwt.get_unverified_header(assertion)["x5t#S256"] != thumbprint:
+                raise jwt.InvalidKeyError
+            claims = jwt.decode(assertion, key, algorithms=["PS256"], audience=url, issuer=client, options=options)
+        except jwt.PyJWTError as error:
+            raise _Refused(entra_error("invalid_client", 700027, status=401)) from error
+        if not claims["nbf"] <= self._clock() < claims["exp"] or claims["exp"] - claims["nbf"] > 600:
+            raise _Refused(entra_error("invalid_client", 700024, status=401))
+        if claims["sub"] != client or claims["jti"] in self._assertions:
+            raise _Refused(entra_error("invalid_client", 700027, status=401))
+        self._assertions.add(claims["jti"])
 
     async def _verify(self, form: dict[str, str], client: str) -> None:
         if form.get("client_assertion_type") != ASSERTION_TYPE:

@@ -7,6 +7,8 @@ https://github.com/Azure/acr/blob/main/docs/AAD-OAuth.md.
 Request   1. the Entra token, by `credentials`:
              workloadIdentity  POST <authority>/<tenant>/oauth2/v2.0/token, form, with the projected token as assertion
              clientSecret      the same, with the secret
+             clientCertificate the same, with an assertion that the certificate's key has signed (PS256), as
+                               https://learn.microsoft.com/entra/identity-platform/certificate-credentials describes
              managedIdentity   GET <metadata server>/metadata/identity/oauth2/token, always with client_id: without it
                                the node's own identity would answer
           2. POST https://<registry>/oauth2/exchange, form: grant_type, service, tenant, access_token
@@ -24,9 +26,13 @@ metadata server's address), and they keep tokens and count lives of their own by
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import re
 import urllib.parse
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -34,7 +40,7 @@ import msgspec
 from controller.core.errors import MintError, Problem
 from controller.core.jwt import jwt_claim, jwt_instant
 from controller.core.model import Token
-from controller.providers.contract import SettingsType, Tools
+from controller.providers.contract import SettingsType, Tools, needs_extra
 from controller.providers.exchange import (
     OAUTH_PROBLEMS,
     IssuerReply,
@@ -45,7 +51,7 @@ from controller.providers.exchange import (
     refusal,
     stale,
 )
-from controller.providers.proof import KeySource, with_proof
+from controller.providers.proof import KeySource, secret_file, with_proof
 from controller.providers.settings import IssuerSettings, NodeUrl, ProofBy, Url, matching
 from controller.providers.token import make_token
 
@@ -74,8 +80,14 @@ _HINTS = {
     501661: Problem.CLUSTER_ISSUER_UNREACHABLE,
     500011: Problem.REQUEST_REFUSED,  # no such resource in the tenant
 }
-_STALE = frozenset({700024, 7000215, 7000222})
-"""The assertion isn't valid now; the secret is wrong; it has expired. Another may be in the file by now."""
+_STALE = frozenset({700024, 700027, 7000215, 7000222})
+"""The assertion isn't valid now, or is of an unknown certificate; the secret is wrong, or has expired.
+
+Another may be in the file by now.
+"""
+_ASSERTION_BACKDATED_SECONDS = 60
+_ASSERTION_SECONDS = 480
+"""Ahead of now; with the minute before it less than the ten that Entra advises."""
 
 _Guid = Annotated[str, matching(_GUID, "must be a GUID")]
 
@@ -116,6 +128,14 @@ class AcrManagedIdentity(_Settings, frozen=True, kw_only=True, rename="camel", t
     metadata_endpoint: NodeUrl = "http://169.254.169.254"
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A certificate and a key, in PEM."""
+
+    certificate: str = field(repr=False)
+    key: str = field(repr=False)
+
+
 class AcrClientSecret(_Settings, frozen=True, kw_only=True, rename="camel", tag="clientSecret"):
     """A secret that Entra knows proves one identity, and no other."""
 
@@ -137,7 +157,36 @@ class AcrClientSecret(_Settings, frozen=True, kw_only=True, rename="camel", tag=
         return KeySource(env=self.client_secret_variable, file=self.client_secret_file).read()
 
 
-AcrSettings = AcrWorkloadIdentity | AcrManagedIdentity | AcrClientSecret
+class AcrClientCertificate(_Settings, frozen=True, kw_only=True, rename="camel", tag="clientCertificate"):
+    """A certificate that Entra knows proves one identity, and no other."""
+
+    tenant: _Guid
+    client_id: _Guid
+    certificate_file: str
+    """Path of the certificate in PEM; read anew for every request."""
+    private_key_file: str | None = None
+    """Path of its RSA key in PEM; None is the certificate's file."""
+    authority: Url = "https://login.microsoftonline.com"
+
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings. A file that is missing is reported when it is needed: this may be another machine."""
+        yield from super().problems()
+        sign = _signer()
+        try:
+            sign(self.pair(), {})
+        except MintError as error:
+            if error.problem is not Problem.PROOF_MISSING:
+                yield f"certificateFile: {error.detail}"
+
+    def pair(self) -> _Pair:
+        """Certificate and key as they are now. Raises MintError."""
+        certificate = secret_file(self.certificate_file, lines=True)
+        key = secret_file(self.private_key_file, lines=True) if self.private_key_file else certificate
+        return _Pair(certificate, key)
+
+
+AcrSettings = AcrWorkloadIdentity | AcrManagedIdentity | AcrClientSecret | AcrClientCertificate
+_Proven = AcrWorkloadIdentity | AcrClientSecret | AcrClientCertificate
 
 
 class _EntraToken(msgspec.Struct, frozen=True):
@@ -189,8 +238,11 @@ class Acr:
 
     async def check_proof(self) -> None:
         """See Provider."""
-        if not isinstance(self.settings, AcrManagedIdentity):
-            await self._proof(self.settings)
+        if isinstance(self.settings, AcrManagedIdentity):
+            return
+        proof = await self._proof(self.settings)
+        if isinstance(proof, _Pair):
+            await asyncio.to_thread(_signer(), proof, {})
 
     def _principal(self, identity: str) -> _Principal:
         """The principal of an identity. Raises MintError if the configuration is for another."""
@@ -198,8 +250,9 @@ class Acr:
         configured = (self.settings.tenant or "").lower()
         if named and configured and named != configured:
             raise MintError(Problem.IDENTITY_UNKNOWN, "the configuration is for another tenant")
-        if isinstance(self.settings, AcrClientSecret) and client != self.settings.client_id.lower():
-            raise MintError(Problem.IDENTITY_UNKNOWN, "the configured secret is another identity's")
+        match self.settings:
+            case AcrClientSecret(client_id=own) | AcrClientCertificate(client_id=own) if client != own.lower():
+                raise MintError(Problem.IDENTITY_UNKNOWN, "the configured secret or certificate is another identity's")
         return _Principal(client, named or configured or None)
 
     async def _entra(self, principal: _Principal) -> str:
@@ -207,21 +260,25 @@ class Acr:
         match self.settings:
             case AcrManagedIdentity() as managed:
                 return await self._by_managed_identity(principal, managed)
-            case AcrWorkloadIdentity() | AcrClientSecret() as proven:
+            case proven:
                 return await self._by_proof(principal, proven)
 
-    async def _by_proof(self, principal: _Principal, settings: AcrWorkloadIdentity | AcrClientSecret) -> str:
+    async def _by_proof(self, principal: _Principal, settings: _Proven) -> str:
         if principal.tenant is None:
             raise MintError(Problem.REQUEST_REFUSED, "neither the identity nor the configuration names a tenant")
         url = f"{settings.authority.rstrip('/')}/{principal.tenant}/oauth2/v2.0/token"
 
-        async def attempt(proof: dict[str, str]) -> str:
+        async def attempt(proof: str | _Pair) -> str:
             form = {
                 "grant_type": "client_credentials",
                 "client_id": principal.client,
                 "scope": f"{settings.resource.rstrip('/')}/.default",
-                **proof,
             }
+            if isinstance(settings, AcrClientSecret):
+                form["client_secret"] = str(proof)
+            else:
+                form["client_assertion_type"] = _ASSERTION_TYPE
+                form["client_assertion"] = await self._assertion(proof, principal.client, url)
             reply = await ask(self.tools, "POST", url, form=form)
             if reply.status != 200:
                 raise self._entra_error(reply)
@@ -229,12 +286,23 @@ class Acr:
 
         return await with_proof(lambda: self._proof(settings), attempt)
 
-    async def _proof(self, settings: AcrWorkloadIdentity | AcrClientSecret) -> dict[str, str]:
-        """What proves the principal, in the words of Entra's form."""
-        if isinstance(settings, AcrClientSecret):
-            return {"client_secret": settings.secret()}
-        assertion = await self.tools.proof(settings.audience)
-        return {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": assertion}
+    async def _proof(self, settings: _Proven) -> str | _Pair:
+        """What proves the principal: an assertion, a secret, or what an assertion can be signed with."""
+        match settings:
+            case AcrClientSecret():
+                return settings.secret()
+            case AcrClientCertificate():
+                return settings.pair()
+            case AcrWorkloadIdentity():
+                return await self.tools.proof(settings.audience)
+
+    async def _assertion(self, proof: str | _Pair, client: str, audience: str) -> str:
+        if not isinstance(proof, _Pair):
+            return proof
+        now = int(self.tools.now())
+        claims: dict[str, object] = {"aud": audience, "iss": client, "sub": client, "jti": str(uuid.uuid4())}
+        claims |= {"nbf": now - _ASSERTION_BACKDATED_SECONDS, "iat": now, "exp": now + _ASSERTION_SECONDS}
+        return await asyncio.to_thread(_signer(), proof, claims)  # an RSA key takes tens of milliseconds to load
 
     async def _by_managed_identity(self, principal: _Principal, settings: AcrManagedIdentity) -> str:
         query = {
@@ -295,6 +363,41 @@ class Acr:
         elif reply.status in (404, 410):
             problem = Problem.ISSUER_UNAVAILABLE
         return refusal(reply, self.tools, problem=problem, code="metadata server")
+
+
+def _signer() -> Callable[[_Pair, dict[str, object]], str]:
+    """Makes assertions that the key of a certificate signs. Raises MissingExtra."""
+    with needs_extra("azure"):
+        import jwt  # noqa: PLC0415 -- an extra
+        from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+        from cryptography.x509 import load_pem_x509_certificate  # noqa: PLC0415
+
+    def sign(pair: _Pair, claims: dict[str, object]) -> str:
+        try:
+            certificate = load_pem_x509_certificate(_block(pair.certificate, "CERTIFICATE"))
+            key = load_pem_private_key(_block(pair.key, "(?:RSA )?PRIVATE KEY"), password=None)
+            is_pair = certificate.public_key() == key.public_key()
+            thumbprint = base64.urlsafe_b64encode(certificate.fingerprint(SHA256())).rstrip(b"=").decode()
+            signed = jwt.encode(claims, key, algorithm="PS256", headers={"x5t#S256": thumbprint})  # type: ignore[arg-type]
+        except Exception:  # the vendor's text could quote the key
+            otherwise = (
+                "must hold a certificate in PEM, and it or privateKeyFile its RSA key in PEM, without a password"
+            )
+            raise MintError(Problem.PROOF_UNFIT, otherwise) from None
+        if not is_pair:
+            raise MintError(Problem.PROOF_UNFIT, "the private key is not the certificate's")
+        return signed
+
+    return sign
+
+
+def _block(pem: str, label: str) -> bytes:
+    """The first block of that kind. Raises ValueError."""
+    found = re.search(rf"-----BEGIN ({label})-----.*?-----END \1-----", pem, re.DOTALL)
+    if found is None:
+        raise ValueError
+    return found[0].encode()
 
 
 def _host(registry: str) -> str:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from controller.core.errors import Problem
 from testing.azure import AUDIENCE, CLIENT, REGISTRY, TENANT, Azure, entra_error, registry_error
@@ -66,10 +74,9 @@ def row(settings: Callable[[Path], Mapping[str, Any]], **more: Any) -> Row:
     return Row(
         type="acr",
         username="00000000-0000-0000-0000-000000000000",
-        vendor=vendor,
         settings=lambda directory: {"registries": [REGISTRY], **settings(directory)},
         at=lambda url: dict.fromkeys(("authority", "registryEndpoint"), url),
-        **{"identity": IDENTITY, **more},
+        **{"identity": IDENTITY, "vendor": vendor, **more},
     )
 
 
@@ -89,6 +96,51 @@ def renew_secret(world: World) -> None:
     assert isinstance(world.vendor, Azure)
     world.vendor.secrets[CLIENT] = NEXT_SECRET
     (world.directory / "secret").write_text(NEXT_SECRET)
+
+
+@functools.cache
+def certificate(number: int) -> tuple[str, str, str, Any]:
+    """Of the puller: the certificate and the key in PEM, the thumbprint, and the public key; made once."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"puller-{number}")])
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    made = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key(), serial_number=number)
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=365))
+        .sign(key, SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    thumbprint = base64.urlsafe_b64encode(made.fingerprint(SHA256())).rstrip(b"=").decode()
+    return made.public_bytes(Encoding.PEM).decode(), private, thumbprint, key.public_key()
+
+
+def certified(clock: Clock, trust: Callable[[str], Trust]) -> Azure:
+    """A tenant where CLIENT has a certificate."""
+    azure = vendor(clock, trust)
+    azure.certificates[CLIENT] = certificate(1)[2:]
+    return azure
+
+
+def with_certificate(directory: Path) -> Mapping[str, Any]:
+    """Certificate and key are mounted, as a Secret of type kubernetes.io/tls has them."""
+    for name, text in zip(("tls.crt", "tls.key"), certificate(1)[:2], strict=True):
+        (directory / name).write_text(text)
+    return {
+        "credentials": "clientCertificate",
+        "tenant": TENANT,
+        "clientId": CLIENT,
+        "certificateFile": str(directory / "tls.crt"),
+        "privateKeyFile": str(directory / "tls.key"),
+    }
+
+
+def renew_certificate(world: World) -> None:
+    """Replace the certificate: at Entra, and in the mounted Secret."""
+    assert isinstance(world.vendor, Azure)
+    world.vendor.certificates[CLIENT] = certificate(2)[2:]
+    for name, text in zip(("tls.crt", "tls.key"), certificate(2)[:2], strict=True):
+        (world.directory / name).write_text(text)
 
 
 FEDERATED = row(
@@ -114,4 +166,14 @@ SECRETIVE = row(
     lose=lambda world: (world.directory / "secret").unlink(),
     secrets=(SECRET, NEXT_SECRET),
 )
-ROWS = (FEDERATED, AT_THE_REGISTRY, SECRETIVE)
+CERTIFIED = row(
+    with_certificate,
+    vendor=certified,
+    refusals=ENTRA_REFUSALS,
+    stale=entra_error("invalid_client", 700027, status=401),
+    proofless={"certificateFile": None},
+    renew=renew_certificate,
+    lose=lambda world: (world.directory / "tls.key").unlink(),
+    secrets=tuple(line for number in (1, 2) for line in certificate(number)[1].splitlines()[1:-1]),
+)
+ROWS = (FEDERATED, AT_THE_REGISTRY, SECRETIVE, CERTIFIED)

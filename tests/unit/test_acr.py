@@ -10,25 +10,51 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from controller import config
 from controller.core.errors import MintError, Problem
 from controller.providers import acr
 from testing.azure import AUDIENCE, CLIENT, REGISTRY, RESOURCE, TENANT, Azure, entra_error, registry_error
 from testing.wire import Answer, in_json
-from tests.unit.contract_acr import AT_THE_REGISTRY, FEDERATED, IDENTITY, SECRET, SECRETIVE, row
+from tests.unit.contract_acr import (
+    AT_THE_REGISTRY,
+    CERTIFIED,
+    FEDERATED,
+    IDENTITY,
+    SECRET,
+    SECRETIVE,
+    certificate,
+    row,
+)
 from tests.unit.fakes import jwt as unsigned
 from tests.unit.provider_world import Row, World, configured
 from tests.unit.virtual_time import Clock
 from tests.unit.watched_environment import never_looked_at
 
+EC_KEY = (
+    ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+)
+CERTIFICATE_SETTINGS = {
+    "type": "acr",
+    "credentials": "clientCertificate",
+    "registries": [REGISTRY],
+    "tenant": TENANT,
+    "clientId": CLIENT,
+}
 MANAGED = "e0c3a1d2-0000-4000-8000-00000000c0de"
 OTHER = "11111111-2222-4333-8444-555555555555"
 ON_THE_NODE = row(
     lambda _directory: {"credentials": "managedIdentity"}, identity=MANAGED, refusals={}, stale=None, proofless={}
 )
 TWO = {"registries": [REGISTRY, f"{REGISTRY}/team", "other.azurecr.io"]}
-KINDS = {"federated": FEDERATED, "client secret": SECRETIVE, "managed identity": ON_THE_NODE}
+KINDS = {
+    "federated": FEDERATED,
+    "client secret": SECRETIVE,
+    "client certificate": CERTIFIED,
+    "managed identity": ON_THE_NODE,
+}
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 NewWorld = Callable[..., World]
@@ -95,6 +121,66 @@ async def test_a_secret_takes_the_place_of_the_assertion(new_world: NewWorld) ->
     form = world.wire.asked[0].form() or {}
     assert form["client_secret"] == [SECRET]
     assert not [name for name in form if "assertion" in name]
+
+
+async def test_a_certificates_key_signs_an_assertion_of_minutes(new_world: NewWorld) -> None:
+    world = new_world(CERTIFIED)
+    await world.mint()
+    await world.mint()
+    form = world.wire.asked[0].form() or {}
+    assert "client_secret" not in form
+    (assertion,) = form["client_assertion"]
+    _, _, thumbprint, public = certificate(1)
+    assert jwt.get_unverified_header(assertion) == {"alg": "PS256", "typ": "JWT", "x5t#S256": thumbprint}
+    now = int(world.clock())
+    url = f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/token"
+    options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+    claims = jwt.decode(assertion, public, algorithms=["PS256"], audience=url, options=options)
+    ids = {"aud": url, "iss": CLIENT, "sub": CLIENT, "jti": claims["jti"]}
+    assert claims == {**ids, "nbf": now - 60, "iat": now, "exp": now + 480}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["certificate first", "key first"])
+async def test_certificate_and_key_may_be_in_one_file(
+    new_world: NewWorld, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    (tmp_path / "both.pem").write_text("".join(certificate(1)[part] for part in order))
+    world = new_world(CERTIFIED, certificateFile=str(tmp_path / "both.pem"), privateKeyFile=None)
+    await world.provider.check_proof()
+    assert (await world.mint()).username == acr.USERNAME
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("tls.key", certificate(2)[1], "the private key is not the certificate's"),
+        ("tls.key", certificate(1)[0], "must hold a certificate in PEM"),
+        ("tls.key", certificate(1)[1].replace("PRIVATE", "ENCRYPTED PRIVATE"), "without a password"),
+        ("tls.key", EC_KEY, "RSA key in PEM"),
+        ("tls.crt", certificate(1)[1], "must hold a certificate in PEM"),
+        ("tls.crt", certificate(1)[0].replace("M", "N"), "must hold a certificate in PEM"),
+    ],
+)
+async def test_a_certificate_that_cannot_be_used_is_told_at_the_start_and_when_it_is_replaced(
+    new_world: NewWorld, tmp_path: Path, file: str, content: str, reason: str
+) -> None:
+    world = new_world(CERTIFIED)
+    (tmp_path / file).write_text(content)
+    error = await refused(world)
+    assert (error.problem, reason in error.detail) == (Problem.PROOF_UNFIT, True)
+    with pytest.raises(MintError):
+        await world.provider.check_proof()
+    assert not world.wire.asked
+    written = {"certificateFile": str(tmp_path / "tls.crt"), "privateKeyFile": str(tmp_path / "tls.key")}
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(None, {"providers": {"x": {**CERTIFICATE_SETTINGS, **written}}})
+    assert reason in str(caught.value)
+
+
+def test_a_certificate_needs_an_extra_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    assert "pip install pull-secret-updater[azure]" in problems(CERTIFIED, tmp_path)
+    assert configured(SECRETIVE, tmp_path).type == "acr"
 
 
 async def test_a_secret_may_be_in_a_named_variable(new_world: NewWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +451,9 @@ def test_a_token_of_one_registry_is_not_shared_with_another() -> None:
         (ON_THE_NODE, {"audience": "x"}, "audience: is not used with credentials managedIdentity; remove it"),
         (FEDERATED, {"metadataEndpoint": "https://a.example"}, "metadataEndpoint: is not used with credentials work"),
         (SECRETIVE, {"clientSecretFile": "", "clientSecretVariable": "X"}, "clientSecretFile: must not be empty"),
+        (CERTIFIED, {"tenant": None}, "tenant: is needed with credentials clientCertificate"),
+        (CERTIFIED, {"clientSecretFile": "/x"}, "clientSecretFile: is not used with credentials clientCertificate"),
+        (SECRETIVE, {"privateKeyFile": "/x"}, "privateKeyFile: is not used with credentials clientSecret; remove it"),
         (SECRETIVE, {"tenant": None}, "tenant: is needed with credentials clientSecret"),
         (SECRETIVE, {"clientId": "the-puller"}, "clientId: must be a GUID"),
         (SECRETIVE, {"clientSecretFile": None}, "clientSecretFile: exactly one of clientSecretFile and cl"),

@@ -677,7 +677,7 @@ ACR = {"type": "acr", "registries": ["team.azurecr.io"]}
 @pytest.mark.parametrize("named", ["none", None, 7, [], {}, "WorkloadIdentity"])
 def test_credentials_of_no_kind_are_answered_with_the_kinds(write: Write, named: object) -> None:
     (problem,) = problems(write(yaml.safe_dump({"providers": {"x": {**ACR, "credentials": named}}})))
-    kinds = "workloadIdentity, managedIdentity, clientSecret"
+    kinds = "workloadIdentity, managedIdentity, clientSecret, clientCertificate"
     assert problem.startswith(f"providers.x.credentials: must be one of {kinds}, but is ")
 
 
