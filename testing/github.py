@@ -24,6 +24,8 @@ class Github:
         self.again = False
         self.minted: list[str] = []
         self.permissions: dict[str, str] = {"packages": "read"}
+        self.repositories = {"app", "base"}
+        """Those that the installation has."""
         self.public_key = public_key
         """The App's key; set another to rotate it."""
         self._expires_at = 0.0
@@ -40,14 +42,18 @@ class Github:
             return refusal(401, "A JSON web token could not be decoded")
         if match[1] != self._installation:
             return refusal(404, "Not Found")
-        wanted: dict[str, Any] = (asked.json() or {}).get("permissions", self.permissions)
+        wish = asked.json() or {}
+        wanted: dict[str, Any] = wish.get("permissions", self.permissions)
+        if not set(wish.get("repositories", ())) <= self.repositories:
+            return refusal(422, "There is at least one repository that does not exist or is not accessible.")
         if not wanted.items() <= self.permissions.items():
             return refusal(422, "The permissions requested are not granted to this installation.")
         if not self.again or not self.minted:
             self._expires_at = self._clock() + self.lifetime_seconds
             self.minted.append(f"ghs_{secrets.token_hex(20)}")
         end = dt.datetime.fromtimestamp(self._expires_at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        answer = {"token": self.minted[-1], "expires_at": end, "permissions": wanted, "repository_selection": "all"}
+        selection = "selected" if "repositories" in wish else "all"
+        answer = {"token": self.minted[-1], "expires_at": end, "permissions": wanted, "repository_selection": selection}
         return in_json(201, answer)
 
     def _is_app(self, authorization: str) -> bool:

@@ -14,6 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import jwt
@@ -180,7 +181,12 @@ class Google:
             raise _Refused(api_error(400, "INVALID_ARGUMENT", "Request contains an invalid argument."))
         if email not in self.impersonators:
             raise _Refused(api_error(404, "NOT_FOUND", "Not found; Gaia id not found for email"))
-        if bearer.principal not in self.impersonators[email]:
+        chain = [bearer.principal]
+        for delegate in wish.get("delegates", []):
+            if not delegate.startswith("projects/-/serviceAccounts/"):
+                raise _Refused(api_error(400, "INVALID_ARGUMENT", "Invalid delegate."))
+            chain.append(delegate.removeprefix("projects/-/serviceAccounts/"))
+        if any(who not in self.impersonators.get(whom, ()) for who, whom in pairwise([*chain, email])):
             text = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)."
             raise _Refused(api_error(403, "PERMISSION_DENIED", text))
         longest = min(float(lifetime[1]), self.lifetime_seconds)

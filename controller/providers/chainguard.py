@@ -3,8 +3,9 @@
 Page: https://edu.chainguard.dev/chainguard/administration/assumable-ids/ and the public SDK
 (chainguard.dev/sdk, proto/platform/oidc). It is gRPC behind grpc-gateway, not RFC 8693.
 
-Request   POST <issuer>/sts/exchange, form: aud, identity; `Authorization: Bearer <ServiceAccount token>`. A JSON body
-          is silently ignored by the gateway, so the form is sent.
+Request   POST <issuer>/sts/exchange, form: aud, identity, and a `cap` for each configured capability;
+          `Authorization: Bearer <ServiceAccount token>`. A JSON body is silently ignored by the gateway, so the form
+          is sent.
 Response  200 {"token": JWT, "expiry": RFC 3339 or null}. The JWT's `aud` and `sub` must be what was asked for.
 Lifetime  the earlier of `expiry` and the JWT's `exp`; up to an hour.
 Errors    {"code": gRPC code, ...}; the code is trusted over the HTTP status.
@@ -12,6 +13,7 @@ Errors    {"code": gRPC code, ...}; the code is trusted over the HTTP status.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -60,6 +62,13 @@ class ChainguardSettings(ProofSettings, frozen=True, kw_only=True, rename="camel
     """Of the ServiceAccount token that we present."""
     token_audience: str = "cgr.dev"  # noqa: S105 -- an audience
     """Sent as `aud`; must be in the minted token."""
+    capabilities: tuple[str, ...] = ()
+    """The names of those that the token is narrowed to; by default it has all that the identity has."""
+
+    def problems(self) -> Iterator[str]:
+        """See ProviderSettings."""
+        if "" in self.capabilities:
+            yield "capabilities: must be names such as manifest.list; remove the empty one"
 
 
 class _RawToken(msgspec.Struct, frozen=True):
@@ -97,7 +106,7 @@ class Chainguard:
             "POST",
             f"{self.settings.issuer.rstrip('/')}/sts/exchange",
             headers=bearer(proof),
-            form={"aud": self.settings.token_audience, "identity": identity},
+            form={"aud": self.settings.token_audience, "identity": identity, **self._narrowed()},
         )
         if reply.status != 200:
             raise self._error(reply)
@@ -115,6 +124,9 @@ class Chainguard:
         if jwt_claim(answer.token, "sub") != identity:
             raise MintError(Problem.TOKEN_UNFIT, "for another identity")
         return token
+
+    def _narrowed(self) -> dict[str, tuple[str, ...]]:
+        return {"cap": self.settings.capabilities} if self.settings.capabilities else {}
 
     def _error(self, reply: IssuerReply) -> MintError:
         status = read_json(reply, _Status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,18 +59,18 @@ async def ask(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    form: Mapping[str, str] | None = None,
+    form: Mapping[str, str | Sequence[str]] | None = None,
     body: bytes | None = None,
     max_bytes: int = MAX_ANSWER_BYTES,
 ) -> IssuerReply:
     """Send one request to an issuer: no redirects, bounded in time and size. Raises MintError when no answer comes.
 
-    A `form` becomes the body, with the headers that belong to it.
+    A `form` becomes the body, with the headers that belong to it; several values are sent as several parameters.
     """
     headers = dict(headers or {})
     if form is not None:
         headers |= {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
-        body = urllib.parse.urlencode(form).encode()
+        body = urllib.parse.urlencode(form, doseq=True).encode()
     host, asked_at = host_and_port(url).removesuffix(":443"), tools.now()
     try:
         reply = await fetch(

@@ -6,7 +6,7 @@ pulls of private packages were seen denied even with `packages: read`. So the op
 
 Request   POST <apiUrl>/app/installations/<identity>/access_tokens, `Authorization: Bearer <JWT of the App>`, RS256,
           `iss` the App, `iat` a minute back for clocks that differ, `exp` at most ten minutes ahead; JSON: the
-          permission packages: read.
+          permission packages: read, and the configured repositories.
 Response  201 {"token", "expires_at": RFC 3339, "permissions": {...}}. The docker user is x-access-token.
 Lifetime  `expires_at`; an hour.
 Errors    by status; 403 is a rate limit if `x-ratelimit-remaining` is 0 or there is a Retry-After.
@@ -15,12 +15,14 @@ Errors    by status; 403 is a rate limit if `x-ratelimit-remaining` is 0 or ther
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import msgspec
 
+from controller.core.conversion import shown
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
 from controller.providers.contract import SettingsType, Tools, needs_extra
@@ -34,6 +36,7 @@ IDENTITY = r"[0-9]{1,20}"
 
 USERNAME = "x-access-token"
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _BACKDATED_SECONDS = 60
 _JWT_SECONDS = 540
 """Ahead of now; GitHub refuses more than 600."""
@@ -49,12 +52,17 @@ class GithubAppSettings(IssuerSettings, frozen=True, kw_only=True, rename="camel
     """The App's id or client id."""
     private_key_file: str
     """Path of the App's private key in PEM; read anew for every request."""
+    repositories: tuple[str, ...] = ()
+    """Names, without the owner, that the token is for; by default all of the installation's."""
     api_url: Url = "https://api.github.com"
 
     def problems(self) -> Iterator[str]:
         """See ProviderSettings."""
         if not self.experimental:
             yield "experimental: must be true; ghcr.io accepts logins with App tokens, but was seen to deny pulls"
+        for repository in self.repositories:
+            if not _REPOSITORY.fullmatch(repository):
+                yield f"repositories: {shown(repository)} must be the name of a repository, without its owner"
         _signer()
 
 
@@ -62,6 +70,7 @@ class _InstallationToken(msgspec.Struct, frozen=True):
     token: str
     expires_at: str | None = None
     permissions: Mapping[str, str] = {}
+    repository_selection: str = ""
 
 
 def _signer() -> Callable[[str, dict[str, object]], str]:
@@ -107,6 +116,9 @@ class GithubApp:
             "iat": now - _BACKDATED_SECONDS,
             "exp": now + _JWT_SECONDS,
         }
+        wish: dict[str, object] = {"permissions": {"packages": "read"}}
+        if self.settings.repositories:
+            wish["repositories"] = self.settings.repositories
         # Reading an RSA key takes tens of milliseconds, which would block the event loop.
         proof = await asyncio.to_thread(self._sign, key, claims)
         reply = await ask(
@@ -119,7 +131,7 @@ class GithubApp:
                 "Content-Type": "application/json",
                 "X-GitHub-Api-Version": "2022-11-28",
             },
-            body=b'{"permissions":{"packages":"read"}}',
+            body=msgspec.json.encode(wish),
         )
         if reply.status != 201:
             raise self._error(reply)
@@ -133,6 +145,8 @@ class GithubApp:
         )
         if "packages" not in answer.permissions:
             raise MintError(Problem.TOKEN_UNFIT, "without the permission packages: read")
+        if self.settings.repositories and answer.repository_selection != "selected":
+            raise MintError(Problem.TOKEN_UNFIT, "for more repositories than the configured ones")
         return token
 
     def _error(self, reply: IssuerReply) -> MintError:

@@ -31,7 +31,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from controller.core.conversion import Seconds
+from controller.core.conversion import Seconds, shown
 from controller.core.errors import MintError, Problem
 from controller.core.model import Token
 from controller.net.urls import is_safe_url
@@ -120,6 +120,8 @@ class _Impersonating(_Settings, frozen=True, kw_only=True, rename="camel"):
 
     lifetime: Seconds = Seconds(3600)
     """Asked for at an impersonation; more than an hour needs a policy of the organisation."""
+    delegates: tuple[str, ...] = ()
+    """The e-mails of service accounts in between, each of which may act as the next, and the last as the identity."""
     iam_credentials_endpoint: Url | None = None
 
     def problems(self) -> Iterator[str]:
@@ -127,6 +129,9 @@ class _Impersonating(_Settings, frozen=True, kw_only=True, rename="camel"):
         yield from super().problems()
         if not 1 <= self.lifetime <= _LIFETIME_AT_MOST_SECONDS:
             yield "lifetime: must be at least 1s and at most 12h"
+        for delegate in self.delegates:
+            if not _is_email(delegate):
+                yield f"delegates: {shown(delegate)} is not the e-mail address of a service account"
 
     def impersonation_url(self, email: str) -> str:
         """Gives tokens of a service account to those who may act as it. The `-` is its project, always."""
@@ -364,7 +369,8 @@ class Google:
         return _granted(reply)
 
     async def _impersonated(self, settings: _Impersonating, email: str, source: _Granted) -> _Granted:
-        wish = {"scope": [settings.scope], "lifetime": f"{int(settings.lifetime)}s", "delegates": []}
+        delegates = [f"projects/-/serviceAccounts/{delegate}" for delegate in settings.delegates]
+        wish = {"scope": [settings.scope], "lifetime": f"{int(settings.lifetime)}s", "delegates": delegates}
         headers = {**bearer(source.access_token), "Content-Type": "application/json"}
         url, body = settings.impersonation_url(email), msgspec.json.encode(wish)
         reply = await ask(self.tools, "POST", url, headers=headers, body=body)

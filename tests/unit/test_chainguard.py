@@ -74,7 +74,7 @@ class Issuer:
         if sent.headers.get("Content-Type") != "application/x-www-form-urlencoded" or url.query:
             return refusal(400, 3, "Audience must be specified")
         form = urllib.parse.parse_qs((sent.body or b"").decode(), strict_parsing=True)
-        if form.keys() - {"aud", "identity"} or form.get("aud") != ["cgr.dev"]:
+        if form.keys() - {"aud", "identity", "cap"} or form.get("aud") != ["cgr.dev"]:
             return refusal(400, 3, "Audience must be specified")
         if form.get("identity") != [IDENTITY]:
             return refusal(404, 5)
@@ -152,6 +152,19 @@ async def test_the_issuer_is_asked_as_its_own_sdk_asks(world: World) -> None:
     (sent,) = world.transport.sent
     assert sent.headers["Authorization"] == f"Bearer {PROOF}"
     assert sent.body == b"aud=cgr.dev&identity=" + urllib.parse.quote(IDENTITY, safe="").encode()
+
+
+async def test_a_token_may_be_narrowed_to_some_capabilities(world: World) -> None:
+    await world.mint(capabilities=("repo.list", "manifest.list"))
+    (sent,) = world.transport.sent
+    form = urllib.parse.parse_qs((sent.body or b"").decode(), strict_parsing=True)
+    assert form == {"aud": ["cgr.dev"], "identity": [IDENTITY], "cap": ["repo.list", "manifest.list"]}
+
+
+def test_a_capability_without_a_name_is_a_problem() -> None:
+    assert not list(ChainguardSettings(type="chainguard", capabilities=("repo.list",)).problems())
+    (problem,) = ChainguardSettings(type="chainguard", capabilities=("repo.list", "")).problems()
+    assert problem.startswith("capabilities: ")
 
 
 async def test_the_proof_never_stands_in_the_address_or_the_body(world: World) -> None:

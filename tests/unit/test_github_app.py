@@ -48,6 +48,27 @@ async def test_a_token_without_the_permission_is_unfit(world: World) -> None:
     assert (await refused(world)).problem is Problem.TOKEN_UNFIT
 
 
+async def test_a_token_may_be_for_some_repositories_alone(clock: Clock, tmp_path: Path) -> None:
+    world = World(ROW, clock, tmp_path, {"repositories": ["app"]})
+    await world.mint()
+    assert world.wire.asked[0].json() == {"permissions": {"packages": "read"}, "repositories": ["app"]}
+    world = World(ROW, clock, tmp_path, {"repositories": ["app", "elsewhere"]})
+    assert (await refused(world)).problem is Problem.REQUEST_REFUSED
+
+
+async def test_a_token_for_all_repositories_is_unfit_where_some_are_configured(clock: Clock, tmp_path: Path) -> None:
+    world = World(ROW, clock, tmp_path, {"repositories": ["app"]})
+    body = b'{"token": "ghs_x", "expires_at": "2026-01-02T04:04:05Z", "permissions": {"packages": "read"}}'
+    world.wire.script.append(Answer(201, body))
+    assert (await refused(world)).problem is Problem.TOKEN_UNFIT
+
+
+@pytest.mark.parametrize("repository", ["acme/app", "", "app?"])
+def test_a_repository_is_named_without_its_owner(tmp_path: Path, repository: str) -> None:
+    with pytest.raises(config.ConfigError, match="must be the name of a repository, without its owner"):
+        configured(ROW, tmp_path, {"repositories": [repository]})
+
+
 async def test_an_installation_that_does_not_grant_packages_is_told(world: World) -> None:
     assert isinstance(world.vendor, Github)
     world.vendor.permissions = {"metadata": "read"}

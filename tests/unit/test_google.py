@@ -171,6 +171,23 @@ async def test_an_email_is_impersonated_with_the_federated_token(new_world: NewW
     assert vendor_of(world).whose(token.password) == EMAIL
 
 
+@pytest.mark.parametrize("kind", ["workload identity, impersonated", "metadata, impersonated", "external account"])
+async def test_service_accounts_in_between_are_named_and_each_must_be_allowed_to_act_as_the_next(
+    new_world: NewWorld, kind: str
+) -> None:
+    between = ("first@my-project.iam.gserviceaccount.com", "second@my-project.iam.gserviceaccount.com")
+    world = new_world(KINDS[kind], delegates=list(between))
+    cloud = vendor_of(world)
+    first = NODE if kind.startswith("metadata") else cloud.principal
+    cloud.impersonators = {between[0]: {first}, between[1]: {between[0]}, EMAIL: {between[1]}}
+    token = await world.mint()
+    assert cloud.whose(token.password) == EMAIL
+    wish = world.wire.asked[-1].json() or {}
+    assert wish["delegates"] == [f"projects/-/serviceAccounts/{each}" for each in between]
+    cloud.impersonators[between[1]] = {first}
+    assert (await refused(world, EMAIL)).problem is Problem.MINT_REFUSED
+
+
 async def test_an_external_account_file_is_another_way_to_say_the_same(new_world: NewWorld) -> None:
     world, same = new_world(EXTERNAL), new_world(IMPERSONATED)
     await world.mint()
@@ -546,6 +563,10 @@ ON_A_NODE = {"credentials": "metadata", "tokenFile": None, "workloadIdentityProv
         ({"oauth2Endpoint": "https://a.example"}, "oauth2Endpoint: is not used with credentials workloadIdentity"),
         ({"credentials": "metadata", "audience": "x"}, "audience: is not used with credentials metadata"),
         ({"universeDomain": "e vil/x"}, "universeDomain: must be a DNS name, such as googleapis.com"),
+        (
+            {"delegates": ["someone@example.com"]},
+            "delegates: 'someone@example.com' is not the e-mail address of a serv",
+        ),
         ({"registries": ["ghcr.io"]}, "registries: 'ghcr.io' is not a registry of Google"),
         ({"registries": ["gcr.io.evil.example"]}, "registries: 'gcr.io.evil.example' is not a registry of Google"),
         ({"registries": ["docker.rep.pkg.dev"]}, "registries: 'docker.rep.pkg.dev' is not a registry of Google"),
