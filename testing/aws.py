@@ -57,6 +57,8 @@ class Key:
     principal: str
     """The ARN of the role or user."""
     expires_at: float | None
+    policy: str | None = field(default=None, repr=False)
+    """What a session was narrowed to, in JSON."""
 
 
 class RefusedError(Exception):
@@ -176,7 +178,8 @@ class Aws:
         if not 900 <= seconds <= (3600 if chained else role.most_seconds):
             raise RefusedError("ValidationError")
         arn = self.session_of or role.arn
-        key = self._new_key("ASIA", arn, secrets.token_urlsafe(300), self._clock() + seconds)
+        policy = parameters.get("Policy")
+        key = self._new_key("ASIA", arn, secrets.token_urlsafe(300), self._clock() + seconds, policy)
         user = _session_arn(arn, name)
         return Answer(
             200,
@@ -205,9 +208,11 @@ class Aws:
             raise RefusedError("ExpiredTokenException", in_xml=("ExpiredToken", 403))
         return key
 
-    def _new_key(self, prefix: str, principal: str, token: str | None, expires_at: float | None) -> Key:
-        key = Key(prefix + secrets.token_hex(8).upper(), secrets.token_urlsafe(30), token, principal, expires_at)
-        self.know(key)
+    def _new_key(
+        self, prefix: str, principal: str, token: str | None, expires_at: float | None, policy: str | None = None
+    ) -> Key:
+        access_key, secret_key = prefix + secrets.token_hex(8).upper(), secrets.token_urlsafe(30)
+        self.know(key := Key(access_key, secret_key, token, principal, expires_at, policy))
         return key
 
     async def _authorization(self, asked: Asked) -> Answer:
@@ -218,7 +223,8 @@ class Aws:
             raise RefusedError("UnsupportedCommandException")
         key = self._signer(asked, service, self.region)
         role = self._roles.get(key.principal)
-        if not (role.may_pull if role else key.principal in self.users):
+        may_pull = role.may_pull if role else key.principal in self.users
+        if not may_pull or (key.policy is not None and f"{service}:GetAuthorizationToken" not in key.policy):
             raise RefusedError("AccessDeniedException")
         if not self.again or not self.minted:
             payload = json.dumps({"payload": secrets.token_urlsafe(600), "version": "2", "type": "DATA_KEY"})

@@ -51,6 +51,8 @@ class Azure:
     ) -> None:
         self.lifetime_seconds = 3 * 3600.0
         """The lifetime of a registry's refresh token."""
+        self.access_seconds = 75 * 60.0
+        """The lifetime of a registry's access token."""
         self.again = False
         self.minted: list[str] = []
         self.registry = registry
@@ -99,6 +101,8 @@ class Azure:
                     return self._challenge(asked)
                 case "POST", "/oauth2/exchange":
                     return self._exchange(asked)
+                case "POST", "/oauth2/token":
+                    return self._narrow(asked)
         except _Refused as refused:
             return refused.answer
         return registry_error(404, "NOT_FOUND")
@@ -203,6 +207,22 @@ class Azure:
         return in_json(
             200, {"refresh_token": self._latest[registry]}, x_ms_ratelimit_remaining_calls_per_second="166.616667"
         )
+
+    def _narrow(self, asked: Asked) -> Answer:
+        form = asked.form() or {}
+        scopes = form.pop("scope", [])
+        given = {name: values[0] for name, values in form.items() if len(values) == 1}
+        claims = self._refresh.get(given.get("refresh_token", ""))
+        if given.get("grant_type") != "refresh_token" or not scopes or any("*" in scope for scope in scopes):
+            raise _Refused(registry_error(400, "BAD_REQUEST"))
+        if claims is None or claims["exp"] <= self._clock() or given.get("service") != claims["aud"]:
+            raise _Refused(registry_error(401, "UNAUTHORIZED"))
+        access = [dict(zip(("type", "name", "actions"), scope.split(":"), strict=True)) for scope in scopes]
+        narrowed = {**claims, "exp": int(self._clock() + self.access_seconds), "grant_type": "access_token"}
+        token = self._key.sign({**narrowed, "access": access})
+        self._refresh[token] = narrowed
+        self.minted.append(token)
+        return in_json(200, {"access_token": token})
 
     def _entra_token(self, client: str) -> str:
         now = int(self._clock())

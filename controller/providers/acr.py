@@ -12,9 +12,10 @@ Request   1. the Entra token, by `credentials`:
              managedIdentity   GET <metadata server>/metadata/identity/oauth2/token, always with client_id: without it
                                the node's own identity would answer
           2. POST https://<registry>/oauth2/exchange, form: grant_type, service, tenant, access_token
+          3. with `scopes`: POST https://<registry>/oauth2/token, form: grant_type, service, scope, refresh_token
 Response  1. {"access_token"}; the managed identity's also says {"client_id"}. 2. {"refresh_token": JWT}, whose `aud` is
-          the registry. The user is 00000000-0000-0000-0000-000000000000.
-Lifetime  `exp` of the refresh token; up to 3 hours.
+          the registry. 3. {"access_token": JWT}. The user is 00000000-0000-0000-0000-000000000000.
+Lifetime  `exp` of the refresh token, up to 3 hours; or of the access token, 75 minutes.
 Errors    1. {"error", "error_codes": [AADSTS]}: the status and `error` count, the numbers refine them.
           2. {"errors": [{"code"}]}: only the status counts.
 
@@ -31,12 +32,13 @@ import base64
 import re
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
 import msgspec
 
+from controller.core.conversion import shown
 from controller.core.errors import MintError, Problem
 from controller.core.jwt import jwt_claim, jwt_instant
 from controller.core.model import Token
@@ -89,6 +91,8 @@ _ASSERTION_BACKDATED_SECONDS = 60
 _ASSERTION_SECONDS = 480
 """Ahead of now; with the minute before it less than the ten that Entra advises."""
 
+_SCOPE = re.compile(r"repository:[a-z0-9._/-]+:[a-z_]+(,[a-z_]+)*")
+
 _Guid = Annotated[str, matching(_GUID, "must be a GUID")]
 
 
@@ -101,11 +105,16 @@ class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_f
     """What the Entra token is for."""
     registry_endpoint: Url | None = None
     """Where the registry's own exchange is, if not at its host."""
+    scopes: tuple[str, ...] = ()
+    """What the password is narrowed to, such as repository:team/app:pull; by default all that the identity may."""
     service: str | None = None
     """What the registry calls itself, if not by its host: behind a domain of your own, <name>.azurecr.io."""
 
     def problems(self) -> Iterator[str]:
         """See ProviderSettings."""
+        for scope in self.scopes:
+            if not _SCOPE.fullmatch(scope):
+                yield f"scopes: {shown(scope)} must be like repository:team/app:pull; Azure takes no wildcards"
         if len({_host(registry) for registry in self.registries}) > 1:
             for key, value in (("registryEndpoint", self.registry_endpoint), ("service", self.service)):
                 if value is not None:
@@ -201,6 +210,10 @@ class _EntraError(msgspec.Struct, frozen=True):
 
 class _RefreshToken(msgspec.Struct, frozen=True):
     refresh_token: str
+
+
+class _AccessToken(msgspec.Struct, frozen=True):
+    access_token: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,20 +340,33 @@ class Acr:
         form = {"grant_type": "access_token", "service": service, "access_token": entra}
         if principal.tenant is not None:
             form["tenant"] = principal.tenant
-        url = f"{(self.settings.registry_endpoint or f'https://{registry}').rstrip('/')}/oauth2/exchange"
+        url = f"{(self.settings.registry_endpoint or f'https://{registry}').rstrip('/')}/oauth2"
+        reply = await self._ask_registry(f"{url}/exchange", form)
+        password = read_answer(reply, _RefreshToken, "a token of the registry in JSON").refresh_token
+        token = self._token(reply, password, principal, service)
+        if not self.settings.scopes:
+            return token
+        narrower = {"grant_type": "refresh_token", "service": service, "refresh_token": password}
+        reply = await self._ask_registry(f"{url}/token", {**narrower, "scope": self.settings.scopes})
+        answer = read_answer(reply, _AccessToken, "a token of the registry in JSON")
+        return self._token(reply, answer.access_token, principal, service)
+
+    async def _ask_registry(self, url: str, form: Mapping[str, str | Sequence[str]]) -> IssuerReply:
         reply = await ask(self.tools, "POST", url, form=form)
         if reply.status != 200:
             unknown = Problem.REQUEST_REFUSED if reply.status == 404 else None
             raise refusal(reply, self.tools, problem=unknown, code="registry")
-        answer = read_answer(reply, _RefreshToken, "a token of the registry in JSON")
+        return reply
+
+    def _token(self, reply: IssuerReply, password: str, principal: _Principal, service: str) -> Token:
         token = make_token(
             self.tools,
             username=USERNAME,
-            password=answer.refresh_token,
+            password=password,
             reply=reply,
-            expiries=(jwt_instant(answer.refresh_token, "exp"),),
+            expiries=(jwt_instant(password, "exp"),),
         )
-        _check(answer.refresh_token, principal, service)
+        _check(password, principal, service)
         return token
 
     def _entra_error(self, reply: IssuerReply) -> MintError:
@@ -412,7 +438,7 @@ def _entra_token(reply: IssuerReply) -> _EntraToken:
 
 
 def _check(token: str, principal: _Principal, service: str) -> None:
-    """Check that a refresh token is for this registry, and for this principal if it names one. Raises MintError."""
+    """Check that a registry's token is for this registry, and for this principal if it names one. Raises MintError."""
     if not _is(jwt_claim(token, "aud"), service):
         raise MintError(Problem.TOKEN_UNFIT, "for another registry")
     for claim, wanted in (("appid", principal.client), ("tenant", principal.tenant)):

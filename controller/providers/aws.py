@@ -203,14 +203,21 @@ class Sts:
             raise malformed(reply, "an ARN")
         return arn
 
-    async def with_web_identity(self, role: Principal, token: str, *, seconds: int) -> Keys:
-        """A session of `role`, which trusts the issuer and subject of `token`. Raises MintError."""
-        return await self._session("AssumeRoleWithWebIdentity", role, {"WebIdentityToken": token}, seconds, keys=None)
+    async def with_web_identity(self, role: Principal, token: str, *, seconds: int, policy: str | None = None) -> Keys:
+        """A session of `role`, which trusts the issuer and subject of `token`; no wider than `policy`.
 
-    async def assume(self, role: Principal, keys: Keys, *, external_id: str | None, seconds: int) -> Keys:
-        """A session of `role`, which trusts whoever has `keys`. Raises MintError."""
-        more = {"ExternalId": external_id} if external_id else {}
-        return await self._session("AssumeRole", role, more, seconds, keys=keys)
+        Raises MintError.
+        """
+        more = {"WebIdentityToken": token, **({"Policy": policy} if policy else {})}
+        return await self._session("AssumeRoleWithWebIdentity", role, more, seconds, keys=None)
+
+    async def assume(
+        self, role: Principal, keys: Keys, *, external_id: str | None, seconds: int, policy: str | None = None
+    ) -> Keys:
+        """A session of `role`, which trusts whoever has `keys`; no wider than `policy`. Raises MintError."""
+        more = {"ExternalId": external_id, "Policy": policy}
+        given = {name: value for name, value in more.items() if value}
+        return await self._session("AssumeRole", role, given, seconds, keys=keys)
 
     async def _session(
         self, action: str, role: Principal, more: Mapping[str, str], seconds: int, *, keys: Keys | None

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
@@ -69,6 +69,7 @@ _ExternalId = Annotated[
     str, matching(r"[A-Za-z0-9_+=,.@:/-]{2,1224}", "must be 2 to 1224 letters, digits or _+=,.@:/-")
 ]
 
+_POLICY_LENGTH = 2048
 _PASSWORD_SECONDS = 12 * 3600
 _SECONDS = (900, 43200)
 _CHAINED_SECONDS = 3600
@@ -81,6 +82,8 @@ class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_f
     external_id: _ExternalId | None = None
     session_name: _SessionName = "pull-secret-updater"
     """What CloudTrail shows beside the role."""
+    session_policy: Mapping[str, Any] | None = None
+    """An IAM policy that the session of the identity's role is narrowed to."""
     duration_seconds: int = 3600
     """Of the session of the identity's role; the role's own maximum must allow it."""
     ends_with_session: bool = True
@@ -94,6 +97,11 @@ class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_f
     ecr_endpoint: Url | None = None
     sts_endpoint: Url | None = None
 
+    @property
+    def policy(self) -> str | None:
+        """`session_policy` as STS takes it."""
+        return None if self.session_policy is None else msgspec.json.encode(self.session_policy).decode()
+
     def problems(self) -> Iterator[str]:
         """See ProviderSettings."""
         chained = _is_chained(self)
@@ -101,6 +109,9 @@ class _Settings(IssuerSettings, frozen=True, kw_only=True, rename="camel", tag_f
         if not least <= self.duration_seconds <= most:
             why = ", as one role assumes the other" if chained else ""
             yield f"durationSeconds: must be from {least} to {most}{why}"
+        policy = self.session_policy
+        if policy is not None and ("Statement" not in policy or len(self.policy or "") > _POLICY_LENGTH):
+            yield f"sessionPolicy: must be an IAM policy with a Statement, of at most {_POLICY_LENGTH:,} characters"
         yield from _place_problems(self)
 
 
@@ -252,7 +263,8 @@ class Ecr:
     async def _with_web_identity(self, settings: EcrWebIdentity, role: Principal, proof: str) -> Token:
         first = settings.role_arn
         if first is None or first == role.arn:
-            session = await self._sts.with_web_identity(role, proof, seconds=settings.duration_seconds)
+            seconds, policy = settings.duration_seconds, settings.policy
+            session = await self._sts.with_web_identity(role, proof, seconds=seconds, policy=policy)
             return await self._mint(role, session)
         keys = await self._sts.with_web_identity(self._aws.principal(first), proof, seconds=_SECONDS[0])
         return await self._assume(role, keys)
@@ -269,8 +281,11 @@ class Ecr:
 
     async def _with_keys(self, who: Principal, keys: Keys) -> Token:
         """Mint with the keys themselves if they are the identity's own, else with what they may assume."""
-        # Keys without a session token are a user's, so they are never those of a role.
-        may_be_own = who.kind == "user" or keys.token is not None
+        # Keys without a session token are a user's, so they are never those of a role. No keys can be narrowed.
+        is_narrowed = self._settings.session_policy is not None
+        if is_narrowed and who.kind == "user":
+            raise MintError(Problem.REQUEST_REFUSED, "sessionPolicy narrows sessions of roles, and not keys of a user")
+        may_be_own = not is_narrowed and (who.kind == "user" or keys.token is not None)
         if may_be_own and who.is_caller(await self._sts.caller(keys)):
             return await self._mint(who, keys)
         return await self._assume(who, keys)
@@ -278,7 +293,11 @@ class Ecr:
     async def _assume(self, role: Principal, keys: Keys) -> Token:
         settings = self._settings
         session = await self._sts.assume(
-            role, keys, external_id=settings.external_id, seconds=settings.duration_seconds
+            role,
+            keys,
+            external_id=settings.external_id,
+            seconds=settings.duration_seconds,
+            policy=settings.policy,
         )
         return await self._mint(role, session)
 

@@ -379,6 +379,30 @@ async def test_a_token_need_not_say_whose_it_is(new_world: NewWorld) -> None:
 
 
 @each_kind
+async def test_a_password_may_be_narrowed_to_repositories(new_world: NewWorld, kind: str) -> None:
+    scopes = ["repository:team/app:pull", "repository:team/base:pull,metadata_read"]
+    world = new_world(KINDS[kind], scopes=scopes)
+    token = await world.mint()
+    *_, exchange, narrow = asked(world)
+    assert (exchange, narrow) == (f"POST https://{REGISTRY}/oauth2/exchange", f"POST https://{REGISTRY}/oauth2/token")
+    _, refresh, access = world.vendor.minted
+    assert world.wire.asked[-1].form() == {
+        "grant_type": ["refresh_token"],
+        "service": [REGISTRY],
+        "refresh_token": [refresh],
+        "scope": scopes,
+    }
+    assert (token.username, token.password) == (acr.USERNAME, access)
+    assert token.lifetime_seconds == pytest.approx(75 * 60, abs=1)
+
+
+async def test_a_registry_that_refuses_a_scope_gives_no_wider_token_instead(new_world: NewWorld) -> None:
+    world = new_world(FEDERATED, scopes=["repository:team/app:pull"])
+    world.wire.script.extend([None, None, registry_error(401, "UNAUTHORIZED")])
+    assert (await refused(world)).problem is Problem.MINT_REFUSED
+
+
+@each_kind
 async def test_several_registries_have_a_password_each_by_one_token_of_entra(new_world: NewWorld, kind: str) -> None:
     world = new_world(KINDS[kind], **TWO)
     vendor_of(world).registries.add("other.azurecr.io")
@@ -438,6 +462,8 @@ def test_a_token_of_one_registry_is_not_shared_with_another() -> None:
             {**TWO, "registryEndpoint": f"https://{REGISTRY}"},
             "registryEndpoint: is for one registry, and th",
         ),
+        (FEDERATED, {"scopes": ["repository:team/*:pull"]}, "scopes: 'repository:team/*:pull' must be like reposi"),
+        (FEDERATED, {"scopes": ["team/app"]}, "scopes: 'team/app' must be like repository:team/app:pull"),
         (FEDERATED, {"registries": []}, "registries: must name at least one host"),
         (FEDERATED, {"tokenFile": None}, "tokenFile: is needed with credentials workloadIdentity"),
         (FEDERATED, {"clientId": CLIENT}, "clientId: is not used with credentials workloadIdentity; remove it"),

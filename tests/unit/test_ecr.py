@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,47 @@ async def test_whoever_is_not_trusted_by_the_role_gets_nothing(new_world: NewWor
     vendor(world).add(Role(arn=IDENTITY, principals=frozenset({FIRST_ROLE}), external_id="right"))
     error = await refused(world)
     assert (error.problem, error.detail) == (Problem.MINT_REFUSED, "HTTP 403, AccessDenied")
+
+
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"}],
+}
+
+
+@pytest.mark.parametrize("kind", ["webIdentity", "podIdentity"])
+async def test_a_session_of_the_identitys_role_may_be_narrowed(new_world: NewWorld, kind: str) -> None:
+    def narrowed_to(policy: Mapping[str, Any]) -> World:
+        if kind == "podIdentity":
+            return with_agent(new_world, sessionPolicy=policy)
+        return new_world(sessionPolicy=policy)
+
+    world = narrowed_to(POLICY)
+    await world.mint()
+    asked = {form(one).get("Action"): form(one) for one in world.wire.asked}
+    narrowed = asked["AssumeRole" if kind == "podIdentity" else "AssumeRoleWithWebIdentity"]
+    assert json.loads(narrowed["Policy"]) == POLICY
+    assert (await refused(narrowed_to({"Statement": []}))).problem is Problem.MINT_REFUSED
+
+
+async def test_a_first_role_is_not_narrowed(new_world: NewWorld) -> None:
+    world = new_world(roleArn=FIRST_ROLE, sessionPolicy=POLICY)
+    vendor(world).add(Role(arn=FIRST_ROLE, subjects=frozenset({SUBJECT})))
+    vendor(world).add(Role(arn=IDENTITY, principals=frozenset({FIRST_ROLE})))
+    await world.mint()
+    first, second, _ = map(form, world.wire.asked)
+    assert ("Policy" in first, "Policy" in second) == (False, True)
+
+
+async def test_keys_that_are_to_be_narrowed_are_never_used_as_they_are(
+    new_world: NewWorld, tmp_path: Path, clock: Clock
+) -> None:
+    key = Key("ASIAEXAMPLE", "the-secret-key-of-a-session", "the-session-token", IDENTITY, clock() + 3600)
+    world = static(new_world, tmp_path, key, sessionPolicy=POLICY)
+    assert (await refused(world)).problem is Problem.MINT_REFUSED, "the role doesn't trust itself"
+    assert [form(asked).get("Action") for asked in world.wire.asked] == ["AssumeRole"]
+    with pytest.raises(MintError, match="sessionPolicy narrows sessions of roles"):
+        await world.provider.mint(USER, world.hosts)
 
 
 # Whose session it is.
