@@ -137,14 +137,6 @@ class AcrManagedIdentity(_Settings, frozen=True, kw_only=True, rename="camel", t
     metadata_endpoint: NodeUrl = "http://169.254.169.254"
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A certificate and a key, in PEM."""
-
-    certificate: str = field(repr=False)
-    key: str = field(repr=False)
-
-
 class AcrClientSecret(_Settings, frozen=True, kw_only=True, rename="camel", tag="clientSecret"):
     """A secret that Entra knows proves one identity, and no other."""
 
@@ -164,6 +156,14 @@ class AcrClientSecret(_Settings, frozen=True, kw_only=True, rename="camel", tag=
     def secret(self) -> str:
         """The client secret as it is now. Raises MintError."""
         return KeySource(env=self.client_secret_variable, file=self.client_secret_file).read()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A certificate and a key, in PEM."""
+
+    certificate: str = field(repr=False)
+    key: str = field(repr=False)
 
 
 class AcrClientCertificate(_Settings, frozen=True, kw_only=True, rename="camel", tag="clientCertificate"):

@@ -15,7 +15,7 @@ import email.utils
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import structlog
@@ -93,6 +93,16 @@ async def refused(world: World) -> MintError:
     with pytest.raises(MintError) as caught:
         await world.mint()
     return caught.value
+
+
+def test_a_page_names_every_type_with_each_kind_of_its_credentials() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    for name, type_ in TYPES.items():
+        assert any(f"`{name}`" in line for line in table), name
+        for settings in get_args(type_.SETTINGS):
+            tag = settings.__struct_config__.tag
+            assert any(f"`{tag}`" in line for line in table), (name, tag)
 
 
 # The token.
