@@ -42,6 +42,7 @@ from controller.core.conversion import shown
 from controller.core.errors import MintError, Problem
 from controller.core.jwt import jwt_claim, jwt_instant
 from controller.core.model import Token
+from controller.net.urls import is_safe_url
 from controller.providers.contract import SettingsType, Tools, needs_extra
 from controller.providers.exchange import (
     OAUTH_PROBLEMS,
@@ -340,7 +341,7 @@ class Acr:
         form = {"grant_type": "access_token", "service": service, "access_token": entra}
         if principal.tenant is not None:
             form["tenant"] = principal.tenant
-        url = f"{(self.settings.registry_endpoint or f'https://{registry}').rstrip('/')}/oauth2"
+        url = f"{(self.settings.registry_endpoint or _origin(registry)).rstrip('/')}/oauth2"
         reply = await self._ask_registry(f"{url}/exchange", form)
         password = read_answer(reply, _RefreshToken, "a token of the registry in JSON").refresh_token
         token = self._token(reply, password, principal, service)
@@ -428,6 +429,12 @@ def _block(pem: str, label: str) -> bytes:
 
 def _host(registry: str) -> str:
     return registry.partition("/")[0]
+
+
+def _origin(host: str) -> str:
+    """Where a registry is; plain HTTP for loopback only, as container runtimes do."""
+    plain = f"http://{host}"
+    return plain if is_safe_url(plain) else f"https://{host}"
 
 
 def _entra_token(reply: IssuerReply) -> _EntraToken:

@@ -21,7 +21,7 @@ from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.controllers import Controllers
 from tests.e2e.support.docker import login
 from tests.e2e.support.observer import Observer, Secret, Version
-from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, Tenant, annotation, eventually
+from tests.e2e.support.tenant import EVENT_SECONDS, FILL_SECONDS, PREFIX, Tenant, annotation, eventually
 from tests.e2e.support.vendor_cases import LIFE_SECONDS, Case
 from tests.e2e.support.vendors import TIMEOUT_SECONDS, Vendors, expires_at
 from tests.e2e.test_fill import ANNOTATE, CREATE
@@ -166,6 +166,24 @@ def test_the_identities_of_a_secret_have_hosts_deadlines_and_errors_of_their_own
     assert long.credential(renewed) == long.credential(told.secret)
     assert expires_at(renewed, "ecr-keys") == expires_at(told.secret, "ecr-keys")
     assert kubelet.credentials(renewed)["other.example"] == ("user", "pass")
+
+
+@pytest.mark.usefixtures("controller")
+def test_one_annotation_gets_a_password_for_each_of_two_registries_that_no_other_takes(
+    vendors: Vendors, tenant: Tenant
+) -> None:
+    case = vendors.cases["acr-two"]
+    first, second = case.settings["registries"]
+    tenant.create(case.identity, annotations={"provider": case.name})
+    secret = tenant.wait(filled(case), timeout=EVENT_SECONDS).secret
+    both = kubelet.credentials(secret)
+    assert both.keys() == {first, second}
+    for own, other in ((first, second), (second, first)):
+        assert login(own, *both[own])
+        assert not login(other, *both[own])
+    renewed = tenant.wait(replaced(case, both[first]), timeout=EVENT_SECONDS).secret
+    assert all(kubelet.credentials(renewed)[host] != both[host] for host in (first, second))
+    assert annotation(renewed, "registries-managed") == ",".join(sorted((first, second)))
 
 
 @pytest.mark.usefixtures("controller")

@@ -255,6 +255,14 @@ async def test_the_path_of_a_registry_is_no_part_of_its_address(new_world: NewWo
     assert asked(world)[1] == f"POST https://{REGISTRY}/oauth2/exchange"
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000"])
+async def test_plain_http_is_for_loopback_only(new_world: NewWorld, host: str) -> None:
+    world = new_world(FEDERATED, registries=[host])
+    vendor_of(world).registries.add(host)
+    await world.provider.mint(IDENTITY, (host,))
+    assert asked(world)[1] == f"POST http://{host}/oauth2/exchange"
+
+
 async def test_a_refusal_of_the_registry_reads_no_proof_again(new_world: NewWorld) -> None:
     """Entra has just taken it."""
     world = new_world(AT_THE_REGISTRY)

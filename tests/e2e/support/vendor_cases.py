@@ -33,7 +33,7 @@ from tests.e2e.support.observer import Secret
 from tests.e2e.support.tenant import new_identity
 
 LIFE_SECONDS = 12
-"""Of every token but those of `ecr-keys`."""
+"""Of every token but those of `ecr-keys` and `acr-two`."""
 Admits = Callable[[str, str], bool]
 
 
@@ -44,7 +44,7 @@ class Case:
     name: str
     """Of the provider in the configuration; for one of each type it is the type."""
     settings: Mapping[str, Any]
-    """All but `registries`, which is its host."""
+    """All but `registries`, which is its host unless there are several."""
     identity: str
     username: str
     host: str
@@ -198,11 +198,51 @@ def acr(ground: Ground) -> Case:
     settings = {"authority": url, "registryEndpoint": url, "tokenFile": ground.token_file(entra.AUDIENCE)}
     return Case(
         name="acr",
-        settings={"type": "acr", **settings},
+        settings={"type": "acr", "default": True, **settings},
         identity=f"{entra.TENANT}/{entra.CLIENT}",
         username=user,
         host=azure.registry,
         minted=azure.minted,
+    )
+
+
+class _AzuresRegistry:
+    """A registry that exchanges tokens of Entra at its own host, and takes no other registry's."""
+
+    def __init__(self, azure: entra.Azure, user: str) -> None:
+        self.host = ""
+        self._azure = azure
+        self._registry = Registry(
+            time.time,
+            lambda name, password: name == user and azure.whose(password, self.host) == entra.CLIENT,
+            flavour="bearer",
+        )
+
+    async def handle(self, asked: Asked) -> Answer:
+        """See Vendor."""
+        vendor: Vendor = self._azure if asked.path.startswith("/oauth2/") else self._registry
+        return await vendor.handle(asked)
+
+
+def acr_two(ground: Ground) -> Case:
+    """Two registries in one provider, each with a password of its own."""
+    user = "00000000-0000-0000-0000-000000000000"
+    azure = entra.Azure(time.time, ground.trust(entra.AUDIENCE))
+    azure.lifetime_seconds = 3 * LIFE_SECONDS  # for a test that logs in four times
+    registries = [_AzuresRegistry(azure, user) for _ in range(2)]
+    for registry in registries:
+        registry.host = ground.serve(registry).removeprefix("http://")
+        azure.registries.add(registry.host)
+    hosts = [registry.host for registry in registries]
+    settings = {"authority": ground.serve(azure), "tokenFile": ground.token_file(entra.AUDIENCE), "registries": hosts}
+    return Case(
+        name="acr-two",
+        settings={"type": "acr", **settings},
+        identity=f"{entra.TENANT}/{entra.CLIENT}",
+        username=user,
+        host=hosts[0],
+        minted=azure.minted,
+        named=True,
     )
 
 

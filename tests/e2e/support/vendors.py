@@ -27,6 +27,7 @@ MAKERS = (
     vendor_cases.ecr_public,
     vendor_cases.google,
     vendor_cases.acr,
+    vendor_cases.acr_two,
     vendor_cases.crusoe,
     vendor_cases.token_exchange,
     vendor_cases.quay,
@@ -41,7 +42,8 @@ class Vendors:
         ground = Ground(cluster, servers, directory)
         cases = (vendor_cases.chainguard(ground, issuer), *(make(ground) for make in MAKERS))
         self.cases = {case.name: case for case in cases}
-        """One of each type by its type, and `ecr-keys`, a second account whose tokens live for 12 hours."""
+        """One of each type by its type; `ecr-keys`, a second account whose tokens live for 12 hours; and `acr-two`,
+        which has two registries."""
         unfit = {"misconfigured": _misconfigured(ground), "silent": _silent(ground)}
         common = {"timeoutSeconds": TIMEOUT_SECONDS}
         self.config: Mapping[str, Any] = {
