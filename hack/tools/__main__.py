@@ -3,8 +3,9 @@
 from hack.chart import HELM
 from hack.crds import crds
 from hack.imagebuild.sbom import SYFT
+from hack.monitoring.prometheus import PROMETHEUS
 from hack.releases.signature import COSIGN
 
-for programs in (*HELM.values(), SYFT, COSIGN):
+for programs in (*HELM.values(), PROMETHEUS, SYFT, COSIGN):
     programs.find_or_build()
 crds()

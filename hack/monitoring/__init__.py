@@ -1,0 +1,1 @@
+"""Prometheus, and what it is given: the rules and the dashboard in manifests/monitoring."""
