@@ -46,8 +46,10 @@ from controller.kube.events import EventRecorder
 from controller.kube.guard import Guard
 from controller.kube.notices import Notices
 from controller.kube.reflector import RELIST_REASONS, Reflector, Sink
+from controller.net.clocks import ClockedTransport
 from controller.net.transport import AiohttpTransport, Transport
 from controller.observe.counts import StateCounter
+from controller.observe.eventloop import watch_event_loop
 from controller.observe.health import Health
 from controller.observe.logs import where
 from controller.observe.metrics import Metrics
@@ -133,9 +135,13 @@ async def run(config: Config, *, kubeconfig: Path | None, metrics_address: Addre
                 metrics_port=port,
             )
             async with asyncio.TaskGroup() as group:
-                looking = group.create_task(guard.run(), name="guard")
+                looking: list[asyncio.Task[Any]] = [
+                    group.create_task(guard.run(), name="guard"),
+                    group.create_task(watch_event_loop(metrics.held), name="event loop"),
+                ]
                 await controller.run(stopping, user=guard.user)
-                looking.cancel()
+                for task in looking:
+                    task.cancel()
     log.info("controller stopped")
 
 
@@ -154,7 +160,10 @@ class Controller:
     ) -> None:
         self._config = config
         self._client = client
-        self._issuers = issuers
+        self._issuers = {
+            name: ClockedTransport(transport, now=now, report=partial(metrics.clock_skew, name))
+            for name, transport in issuers.items()
+        }
         self._metrics = metrics
         self._now = now
         self._log = log
