@@ -1,1 +1,10 @@
 """Prometheus, and what it is given: the rules and the dashboard in manifests/monitoring."""
+
+from pathlib import Path
+
+from hack.monitoring.prometheus import PROMETHEUS, PromtoolError, promtool
+
+DIRECTORY = Path(__file__).parents[2] / "manifests" / "monitoring"
+RULES = DIRECTORY / "rules.yaml"
+
+__all__ = ["DIRECTORY", "PROMETHEUS", "RULES", "PromtoolError", "promtool"]
