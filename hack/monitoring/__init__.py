@@ -6,5 +6,6 @@ from hack.monitoring.prometheus import PROMETHEUS, PromtoolError, promtool
 
 DIRECTORY = Path(__file__).parents[2] / "manifests" / "monitoring"
 RULES = DIRECTORY / "rules.yaml"
+DASHBOARD = DIRECTORY / "dashboard.json"
 
-__all__ = ["DIRECTORY", "PROMETHEUS", "RULES", "PromtoolError", "promtool"]
+__all__ = ["DASHBOARD", "DIRECTORY", "PROMETHEUS", "RULES", "PromtoolError", "promtool"]

@@ -1,8 +1,10 @@
 """Writes the files in manifests/monitoring that follow from others: python -m hack.monitoring."""
 
+import json
 import textwrap
 
-from hack.monitoring import DIRECTORY, RULES
+from hack.monitoring import DASHBOARD, DIRECTORY, RULES
+from hack.monitoring.dashboard import dashboard
 
 _PROMETHEUS_RULE = """\
 # Written by python -m hack.monitoring from rules.yaml, for the Prometheus operator. A Prometheus that selects its rules
@@ -18,7 +20,10 @@ spec:
 
 def files() -> dict[str, str]:
     """What they should contain, by their names."""
-    return {"prometheusrule.yaml": _PROMETHEUS_RULE + textwrap.indent(RULES.read_text(), "  ")}
+    return {
+        "prometheusrule.yaml": _PROMETHEUS_RULE + textwrap.indent(RULES.read_text(), "  "),
+        DASHBOARD.name: json.dumps(dashboard(), indent=1) + "\n",
+    }
 
 
 if __name__ == "__main__":

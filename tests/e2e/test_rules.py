@@ -1,5 +1,6 @@
 """The alerts, by promtool: each fires when it should, not a step earlier, and resolves; and not one fires beside it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import yaml
 
 from controller.core.errors import Pace, Problem
 from hack.localcluster import kubectl
-from hack.monitoring import DIRECTORY, RULES, PromtoolError, promtool
+from hack.monitoring import DASHBOARD, DIRECTORY, RULES, PromtoolError, promtool
 from hack.monitoring.__main__ import files
 from tests.e2e.support.rules import CASES, PASSING, STEP_SECONDS, run
 
@@ -131,3 +132,17 @@ def test_a_pod_monitor_in_place_of_the_service_monitor_gives_the_same_job() -> N
     assert template["metadata"]["labels"][monitor["spec"]["jobLabel"]] == "pull-secret-updater"
     ports = [port["name"] for container in template["spec"]["containers"] for port in container["ports"]]
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in ports
+
+
+def test_promtool_parses_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    board = json.loads(DASHBOARD.read_text())
+    targets = [target for panel in board["panels"] for target in panel.get("targets", ())]
+    queries = [target["expr"].replace("$__rate_interval", "2m") for target in targets]
+    assert len(queries) >= 22
+    rules = [{"record": f"query{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(queries)} rules found" in promtool("check", "rules", file)
+    file.write_text(file.read_text().replace(")", "", 1))
+    with pytest.raises(PromtoolError):
+        promtool("check", "rules", file)
