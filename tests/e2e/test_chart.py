@@ -18,6 +18,7 @@ from controller.config import load
 from hack.chart import CHART, HELM, HelmError, helm, readme, schema
 from hack.chart.helm import KUBE_VERSION
 from hack.localcluster import kubectl
+from hack.monitoring import DASHBOARD, RULES, promtool
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
@@ -76,6 +77,8 @@ def test_a_package_is_small_and_holds_no_example(tmp_path: Path) -> None:
     assert package.stat().st_size < 60 * 1024
     names = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout
     assert "pull-secret-updater/policies/own-writes.yaml" in names
+    assert "pull-secret-updater/monitoring/rules.yaml" in names
+    assert "prometheusrule.yaml" not in names
     assert "/ci/" not in names
 
 
@@ -127,6 +130,7 @@ SENTINELS: Object = {
     "rbac.aggregateUse": "admin",
     "metrics.crdCheck": "skip",
     "iAccept": "unguarded",
+    "metrics.rules.overrides": {"PullSecretRefused": {"for": "2h"}},
 }
 AROUND: Object = {
     "policies.audiences": {"config": {"serviceAccounts": {"enabled": True}}},
@@ -138,8 +142,17 @@ AROUND: Object = {
     "metrics.crdCheck": {"metrics": {"serviceMonitor": {"enabled": True}}},
     **{
         f"metrics.{kind}.{key}": {"metrics": {kind: {"enabled": True}}}
-        for kind in ("serviceMonitor", "podMonitor")
+        for kind in ("serviceMonitor", "podMonitor", "rules", "dashboard")
         for key in ("labels", "annotations", "namespace")
+        if (kind, key) != ("dashboard", "labels")
+    },
+    **{
+        f"metrics.rules.{key}": {"metrics": {"rules": {"enabled": True}}}
+        for key in ("overrides", "runbookBaseUrl", "dashboardUrl", "job", "extra")
+    },
+    **{
+        f"metrics.dashboard.{key}": {"metrics": {"dashboard": {"enabled": True}}}
+        for key in ("label", "labelValue", "folder")
     },
     "iAccept": {"config": {"scope": "cluster"}, "policies": {"enabled": False}},
 }
@@ -257,6 +270,10 @@ def test_a_wrong_configuration_is_refused_before_anything_is_installed(
         ({"image": {"tag": "latest"}}, "image.tag is latest.*set a version"),
         ({"config": {"scope": "cluster"}, "policies": {"enabled": False}}, "lets anyone.*policies.enabled=true"),
         ({"config": {"scope": "namespaces"}}, "config.namespaces is empty: name at least one"),
+        (
+            {"metrics": {"rules": {"overrides": {"PullSecretRefuse": {"for": "2h"}}}}},
+            "there is no alert PullSecretRefuse: use a name of docs/monitoring.md",
+        ),
         ({"fullnameOverride": "x" * 40, "config": {"serviceAccounts": {"enabled": True}}}, "set fullnameOverride"),
     ],
 )
@@ -266,24 +283,27 @@ def test_what_cant_work_is_refused_with_the_cure(values: Object, told: str, tmp_
         render(merged(base, values), tmp_path=tmp_path, namespace="n" * 30)
 
 
-MONITORS = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
-SERVICE_MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
+OPERATORS = {"ServiceMonitor": "serviceMonitor", "PodMonitor": "podMonitor", "PrometheusRule": "rules"}
+"""The kinds of the Prometheus operator, and what switches each on."""
+MONITORS = {key: {"enabled": True} for key in OPERATORS.values()}
+CRDS = {kind: f"monitoring.coreos.com/v1/{kind}" for kind in OPERATORS}
 
 
-@pytest.mark.parametrize(("check", "crds"), [("none", ()), ("skip", ()), ("skip", (SERVICE_MONITOR,))])
-def test_a_monitor_without_its_crd_is_rendered_or_left_out_as_one_says(
-    check: str, crds: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize(("check", "known"), [("none", ()), ("skip", ()), ("skip", ("ServiceMonitor",))])
+def test_what_has_no_crd_is_rendered_or_left_out_as_one_says(
+    check: str, known: tuple[str, ...], tmp_path: Path
 ) -> None:
     values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": check}})
-    found = {each["kind"] for each in render(values, tmp_path=tmp_path, crds=crds)} & {"ServiceMonitor", "PodMonitor"}
-    assert found == ({"ServiceMonitor", "PodMonitor"} if check == "none" else {"ServiceMonitor"} if crds else set())
+    rendered = render(values, tmp_path=tmp_path, crds=[CRDS[kind] for kind in known])
+    assert {each["kind"] for each in rendered} & {*CRDS} == {*(CRDS if check == "none" else known)}
 
 
 def test_or_nothing_is_installed_and_helm_says_what_is_missing(tmp_path: Path) -> None:
     values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": "fail"}})
-    with pytest.raises(HelmError, match=r"the cluster has no PodMonitor: install the CRDs .*metrics\.crdCheck=skip"):
-        render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR,))
-    assert render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR, "monitoring.coreos.com/v1/PodMonitor"))
+    told = r"the cluster has no PodMonitor and no PrometheusRule: install the CRDs .*metrics\.crdCheck=skip"
+    with pytest.raises(HelmError, match=told):
+        render(values, tmp_path=tmp_path, crds=[CRDS["ServiceMonitor"]])
+    assert render(values, tmp_path=tmp_path, crds=[*CRDS.values()])
 
 
 def test_the_notes_say_what_was_left_out(cluster: Cluster, tmp_path: Path) -> None:
@@ -292,7 +312,7 @@ def test_the_notes_say_what_was_left_out(cluster: Cluster, tmp_path: Path) -> No
     cluster.kubectl("create", "namespace", NAMESPACE, check=False)
     on_it = ("--kubeconfig", cluster.kubeconfig, "--dry-run=server")
     shown = helm("install", "psu", CHART, "-n", NAMESPACE, "-f", file, *on_it)
-    assert "since the cluster has no such kind: ServiceMonitor, PodMonitor." in shown
+    assert "since the cluster has no such kind: PodMonitor, PrometheusRule, ServiceMonitor." in shown
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -307,6 +327,73 @@ def test_the_notes_are_short_and_say_what_can_be_read(cluster: Cluster, name: st
         assert "can read every Secret of the cluster" in notes
     if name == "unguarded":
         assert "WARNING: the admission policies are off" in notes
+
+
+# --- monitoring ---
+
+
+def groups(objects: list[Object]) -> list[Object]:
+    """Of the only PrometheusRule."""
+    (rule,) = of_kind(objects, "PrometheusRule")
+    found: list[Object] = rule["spec"]["groups"]
+    return found
+
+
+def alerts(objects: list[Object]) -> dict[str, Object]:
+    return {rule["alert"]: rule for group in groups(objects) for rule in group["rules"] if "alert" in rule}
+
+
+def with_metrics(**metrics: Object) -> Object:
+    return merged(example("chainguard"), {"metrics": metrics})
+
+
+def test_the_rules_are_those_of_manifests_without_links_to_nowhere(tmp_path: Path) -> None:
+    plain = yaml.safe_load(RULES.read_text())["groups"]
+    for rule in plain[0]["rules"]:
+        for link in ("runbook_url", "dashboard_url"):
+            rule.get("annotations", {}).pop(link, None)
+    assert groups(render(with_metrics(rules={"enabled": True}), tmp_path=tmp_path)) == plain
+
+
+def test_rules_go_by_the_job_that_the_monitors_give_and_by_what_the_values_say(tmp_path: Path) -> None:
+    rules = {
+        "enabled": True,
+        "runbookBaseUrl": "https://wiki.corp.example/runbooks/",
+        "dashboardUrl": "https://grafana.corp.example/d/pull-secret-updater",
+        "overrides": {
+            "PullSecretExpired": {"for": "5m", "labels": {"severity": "page"}},
+            "PullSecretContested": {"enabled": False},
+        },
+        "extra": [{"alert": "Mine", "expr": "vector(1)"}],
+    }
+    values = merged(with_metrics(rules=rules, serviceMonitor={"enabled": True}), {"nameOverride": "tokens"})
+    objects = render(values, tmp_path=tmp_path)
+    found = alerts(objects)
+    (monitor,), (service,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "Service")
+    job = service["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    assert found["PullSecretUpdaterAbsent"]["expr"] == f'absent(up{{job="{job}"}} == 1)'
+    assert job == "tokens"
+    assert found["PullSecretExpired"]["for"] == "5m"
+    assert found["PullSecretExpired"]["labels"] == {"severity": "page"}
+    assert found["PullSecretExpired"]["annotations"]["runbook_url"].endswith("example/runbooks/PullSecretExpired.md")
+    assert found["PullSecretExpired"]["annotations"]["dashboard_url"] == rules["dashboardUrl"]
+    assert "PullSecretContested" not in found
+    assert found["Mine"] == {"alert": "Mine", "expr": "vector(1)"}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups(objects)}))
+    promtool("check", "rules", tmp_path / "rules.yaml")
+
+
+def test_the_dashboard_is_that_of_manifests_where_a_sidecar_looks_for_it(tmp_path: Path) -> None:
+    dashboard = {"enabled": True, "folder": "Platform", "namespace": "monitoring"}
+    (shipped,) = [
+        each
+        for each in of_kind(render(with_metrics(dashboard=dashboard), tmp_path=tmp_path), "ConfigMap")
+        if each["metadata"]["name"].endswith("-dashboard")
+    ]
+    assert shipped["metadata"]["namespace"] == "monitoring"
+    assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert shipped["metadata"]["annotations"] == {"grafana_folder": "Platform"}
+    assert json.loads(shipped["data"]["pull-secret-updater.json"]) == json.loads(DASHBOARD.read_text())
 
 
 # --- the same as manifests/ ---
