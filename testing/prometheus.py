@@ -33,19 +33,15 @@ class Prometheus:
     def __init__(self, *, directory: Path, target: str, rules: Path = RULES) -> None:
         """Start it. `target` is the host and port of the controller's metrics."""
         directory.mkdir(parents=True)
+        self._rules = rules
+        self._config = directory / "prometheus.yml"
         self._port = free_port()
         self._http = urllib3.PoolManager(retries=False)
         self._log = directory / "prometheus.log"
-        labels = {"pod": "controller-0", "container": "controller", "endpoint": "metrics"}
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [target], "labels": labels}]}],
-        }
-        (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self._configure(target)
         command = [
             str(PROMETHEUS.find_or_build() / "prometheus"),
-            f"--config.file={directory / 'prometheus.yml'}",
+            f"--config.file={self._config}",
             f"--storage.tsdb.path={directory / 'data'}",
             f"--web.listen-address=127.0.0.1:{self._port}",
         ]
@@ -67,15 +63,37 @@ class Prometheus:
         """End it."""
         self._end()
 
+    def scrape(self, target: str) -> None:
+        """Scrape this host and port from now on, in place of the one before: a Pod of a newer process."""
+        self._configure(target)
+        self._process.send_signal(signal.SIGHUP)
+
     def query(self, expression: str) -> list[tuple[Mapping[str, str], float]]:
         """The samples of an instant query, with their labels. Raises PrometheusError."""
         found = self._get("/api/v1/query", {"query": expression})["result"]
         return [(sample["metric"], float(sample["value"][1])) for sample in found]
 
+    def query_range(
+        self, expression: str, *, begin: float, end: float, step: float
+    ) -> list[tuple[Mapping[str, str], list[tuple[float, float]]]]:
+        """The series of a query over time, with their labels and (instant, value) points. Raises PrometheusError."""
+        fields = {"query": expression, "start": str(begin), "end": str(end), "step": str(step)}
+        found = self._get("/api/v1/query_range", fields)["result"]
+        return [(each["metric"], [(float(at), float(value)) for at, value in each["values"]]) for each in found]
+
     def firing(self) -> dict[str, Mapping[str, str]]:
         """The alerts that fire, by name, with their annotations."""
         alerts = self._get("/api/v1/alerts", {})["alerts"]
         return {each["labels"]["alertname"]: each["annotations"] for each in alerts if each["state"] == "firing"}
+
+    def _configure(self, target: str) -> None:
+        labels = {"pod": "controller-0", "container": "controller", "endpoint": "metrics"}
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(self._rules)],
+            "scrape_configs": [{"job_name": JOB, "static_configs": [{"targets": [target], "labels": labels}]}],
+        }
+        self._config.write_text(yaml.safe_dump(config))
 
     def _get(self, path: str, fields: Mapping[str, str]) -> Any:
         answer = self._http.request("GET", f"http://127.0.0.1:{self._port}{path}", fields=fields, timeout=10)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hack.monitoring import DASHBOARD
+from hack.monitoring.dashboard import filled_in
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
@@ -48,10 +49,3 @@ def without_data(prometheus: Prometheus) -> list[str]:
         for title in panels.keys() - NEEDS_TARGETS
         if not all(prometheus.query(filled_in(target["expr"])) for target in panels[title])
     ]
-
-
-def filled_in(expression: str) -> str:
-    """As Grafana sends it, with the variables at All and a scrape every second."""
-    for name in ("cluster", "job", "provider"):
-        expression = expression.replace(f'"${name}"', '".*"')
-    return expression.replace("$__rate_interval", "1m")
