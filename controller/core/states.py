@@ -50,6 +50,11 @@ class Verdict(NamedTuple):
 _BY_REASON = {problem.reason: problem for problem in Problem}
 
 
+def problem_of(text: str | None) -> Problem | None:
+    """The problem that an `error` annotation, or an Event's reason, names; None if it is none of ours."""
+    return _BY_REASON.get((text or "").partition(":")[0])
+
+
 def judge(
     view: View,
     decision: Decision,
@@ -106,5 +111,5 @@ def _problem(view: View, decision: Decision, standing: Standing | None) -> Probl
         return decision.rejection.problem
     if isinstance(decision, Report):
         return decision.rejection.problem if decision.rejection else None
-    written = _BY_REASON.get((view.claim.error or "").partition(":")[0])
+    written = problem_of(view.claim.error)
     return None if written is Problem.FIGHT and isinstance(decision, Refresh) else written
