@@ -1,0 +1,209 @@
+"""The command line of a person, on a real API server: what it prints, and what it exits with."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from testing.controller import COMMAND
+from tests.e2e.support.cluster import Cluster
+from tests.e2e.support.commandline import CANARY, annotations, command
+from tests.e2e.support.tenant import Tenant
+
+Tenants = Callable[..., Tenant]
+FORMATS = ("table", "wide", "json", "yaml", "name")
+
+
+@pytest.fixture
+def secret(tenants: Tenants) -> Callable[[str], Tenant]:
+    """Makes a pull Secret in this state, in a namespace of its own, holding the canary."""
+
+    def make(state: str) -> Tenant:
+        tenant = tenants()
+        config = {"auths": {"cgr.dev": {"username": "_token", "password": CANARY}}}
+        tenant.create("an-identity", config=config, annotations=annotations(state))
+        return tenant
+
+    return make
+
+
+def user(cluster: Cluster, namespace: str, *rules: dict[str, Any]) -> Path:
+    """A kubeconfig of a ServiceAccount of the namespace that has these rights there and no other."""
+    within = {"metadata": {"name": "person", "namespace": namespace}}
+    cluster.api.post(f"/api/v1/namespaces/{namespace}/serviceaccounts", within)
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    cluster.api.post(f"{rbac}/roles", {**within, "rules": list(rules)})
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "person"}
+    subject = {"kind": "ServiceAccount", "name": "person", "namespace": namespace}
+    cluster.api.post(f"{rbac}/rolebindings", {**within, "roleRef": reference, "subjects": [subject]})
+    return cluster.service_account_kubeconfig(namespace, "person")
+
+
+@pytest.mark.parametrize("output", FORMATS)
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [("valid", 0), ("due", 0), ("paused", 0), ("empty", 1), ("expired", 1), ("refused", 1), ("contested", 1)],
+)
+def test_status_exits_with_what_it_shows_whatever_the_output(
+    cluster: Cluster, secret: Callable[[str], Tenant], state: str, code: int, output: str
+) -> None:
+    done = command(cluster.kubeconfig, "status", "-n", secret(state).namespace, "-o", output, "-v")
+    assert (done.returncode, CANARY in done.stdout + done.stderr) == (code, False), done.stderr
+    word = "secret/pull-secret" if output == "name" else {"refused": "Error"}.get(state, state.capitalize())
+    assert word in done.stdout
+
+
+def test_a_warning_is_wrong_for_who_says_so(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    where = ("status", "-n", secret("paused").namespace)
+    assert [command(cluster.kubeconfig, *where, "--fail-on", each).returncode for each in ("error", "warning")] == [
+        0,
+        1,
+    ]
+
+
+GOLDEN = {
+    80: """\
+NAME         STATE    REGISTRIES  EXPIRES  NEXT  LAST ERROR
+pull-secret  Expired  cgr.dev     4d ago   now   MintRefused: the issuer refused
+                                                 this identity
+""",
+    160: """\
+NAME         STATE    REGISTRIES  EXPIRES  NEXT  LAST ERROR
+pull-secret  Expired  cgr.dev     4d ago   now   MintRefused: the issuer refused this identity
+""",
+}
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_status_fits_the_terminal(cluster: Cluster, secret: Callable[[str], Tenant], columns: int) -> None:
+    done = command(cluster.kubeconfig, "status", "-n", secret("expired").namespace, columns=columns)
+    assert done.stdout == GOLDEN[columns]
+    assert done.stderr == "1 Secret: 1 expired\n"
+
+
+def test_status_of_all_namespaces_has_the_worst_first(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    made = {state: secret(state) for state in ("valid", "contested", "empty", "expired", "due")}
+    label = f"probe-{time.monotonic_ns()}"
+    for tenant in made.values():
+        tenant.patch({"metadata": {"labels": {label: "yes"}}})
+    done = command(cluster.kubeconfig, "status", "-A", "-l", label, "--no-headers")
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["Expired", "Empty", "Contested", "Due", "Valid"]
+    summary = "5 Secrets: 1 valid, 1 due, 1 contested, 1 empty, 1 expired; soonest expiry in 5d"
+    assert done.stderr.splitlines() == [summary]
+
+
+@pytest.mark.parametrize("output", ["json", "yaml"])
+def test_what_machines_read_is_by_the_schema_that_ships(
+    cluster: Cluster, secret: Callable[[str], Tenant], output: str
+) -> None:
+    done = command(cluster.kubeconfig, "status", "-n", secret("expired").namespace, "-o", output)
+    found = json.loads(done.stdout) if output == "json" else yaml.safe_load(done.stdout)
+    schema = json.loads((resources.files("controller.cli") / "status.schema.json").read_text())
+    jsonschema.validate(found, schema)
+    (item,) = found["items"]
+    assert (item["state"], item["level"], item["reason"]) == ("Expired", "error", "MintRefused")
+
+
+def test_a_name_that_is_not_there_is_wrong(cluster: Cluster, namespace: str) -> None:
+    done = command(cluster.kubeconfig, "status", "missing", "-n", namespace)
+    assert done.returncode == 1
+    assert f"there is no Secret missing in the namespace {namespace} that asks for an identity" in done.stderr
+
+
+def test_a_tenant_without_rights_on_secrets_sees_the_events(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    tenant = secret("expired")
+    subject = {"kind": "Secret", "namespace": tenant.namespace, "name": "pull-secret"}
+    event = {"metadata": {"name": "probe"}, "involvedObject": subject, "type": "Warning", "reason": "MintRefused"}
+    told = {"message": "MintRefused: told", "source": {"component": "pull-secret-updater"}, "count": 12}
+    cluster.api.post(f"/api/v1/namespaces/{tenant.namespace}/events", {**event, **told})
+    may_read_events = {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]}
+    done = command(user(cluster, tenant.namespace, may_read_events), "status", "-n", tenant.namespace)
+    assert done.returncode == 3
+    assert done.stdout.splitlines()[1].split() == ["pull-secret", "Unknown", "-", "-", "-", "MintRefused:", "told"]
+    assert "cannot list secrets in the namespace" in done.stderr
+
+
+def test_who_has_no_rights_at_all_is_told_which_and_never_that_all_is_good(cluster: Cluster, namespace: str) -> None:
+    done = command(user(cluster, namespace), "status", "-n", namespace)
+    assert done.returncode == 3
+    assert "cure: ask whoever manages RBAC for the verb list on secrets" in done.stderr
+
+
+def test_who_may_read_the_secret_by_its_name_sees_it(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    namespace = secret("valid").namespace
+    by_name = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["pull-secret"], "verbs": ["get", "list"]}
+    person = user(cluster, namespace, by_name)
+    named = command(person, "status", "pull-secret", "-n", namespace)
+    assert (named.returncode, "Valid" in named.stdout) == (0, True), named.stderr
+    listed = command(person, "status", "-n", namespace)
+    assert (listed.returncode, "Valid" in listed.stdout) == (3, True), "others may be there"
+    assert "only Secrets called pull-secret were looked at" in listed.stderr
+
+
+def test_a_credential_that_has_expired_is_no_finding(cluster: Cluster, tmp_path: Path) -> None:
+    view = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
+    view["users"][0]["user"] = {"token": "of-yesterday"}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(view))
+    done = command(tmp_path / "kubeconfig", "status")
+    assert done.returncode == 3
+    assert "cure: your credential has expired or is not of this cluster; log in again" in done.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_no_finding(cluster: Cluster, tmp_path: Path) -> None:
+    view = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
+    view["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(view))
+    done = command(tmp_path / "kubeconfig", "status")
+    assert done.returncode == 3
+    assert "cure: check the server's address" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--kubeconfig", "/nonexistent/file"), "/nonexistent/file does not exist"),
+        (("--context", "nobody"), "the kubeconfig can't be used"),
+        (("--request-timeout", "soon"), "'soon' is no duration"),
+    ],
+)
+def test_what_cannot_be_used_exits_with_2(cluster: Cluster, arguments: tuple[str, ...], says: str) -> None:
+    done = command(cluster.kubeconfig, "status", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_no_kubeconfig_at_all_says_how_to_name_one() -> None:
+    done = command(None, "status")
+    assert done.returncode == 2
+    assert "set KUBECONFIG, or pass --kubeconfig FILE" in done.stderr
+
+
+def test_a_kubeconfig_that_impersonates_is_refused_and_not_half_understood(cluster: Cluster) -> None:
+    done = command(cluster.kubeconfig_for("somebody"), "status")
+    assert done.returncode == 2
+    assert "impersonates another one (as), which is not supported" in done.stderr
+
+
+def test_the_namespace_of_the_context_is_the_default(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    assert "Valid" in command(cluster.kubeconfig_in(secret("valid").namespace), "status").stdout
+
+
+@pytest.mark.parametrize(("state", "code"), [("valid", 0), ("expired", 1)])
+def test_kubectl_finds_the_plugin_and_passes_its_exit_code_on(
+    cluster: Cluster, secret: Callable[[str], Tenant], state: str, code: int
+) -> None:
+    done = command(cluster.kubeconfig, "status", "-n", secret(state).namespace, as_plugin=True)
+    assert (done.returncode, state.capitalize() in done.stdout) == (code, True), done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_defect(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    where = f"'{COMMAND}' status --kubeconfig '{cluster.kubeconfig}' -n {secret('valid').namespace}"
+    done = subprocess.run(["bash", "-c", f"{where} | true"], capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr
