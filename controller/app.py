@@ -551,6 +551,11 @@ def _profiles(config: Config) -> Iterable[Profile]:
         )
 
 
+def policy_of(config: Config) -> Policy:
+    """The policy by the configuration alone, without what a running controller knows of quotas and grants."""
+    return Policy(tuple(_profiles(config)), shapes=SHAPES, window=config.refresh.window)
+
+
 def selectors_of(config: Config) -> list[Selector]:
     """What is watched; each is a watch of its own."""
     match config.scope:

@@ -10,12 +10,14 @@ import click
 
 from controller import __version__
 from controller.cli.check_config import check_config
+from controller.cli.doctor import doctor
+from controller.cli.explain import explain
 from controller.cli.migrate import migrate
 from controller.cli.run import run
 from controller.cli.status import status
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_COMMANDS = (check_config, status, migrate)
+_COMMANDS = (check_config, status, explain, doctor, migrate)
 
 
 @click.group(context_settings=_SETTINGS)

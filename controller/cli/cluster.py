@@ -36,12 +36,13 @@ _PARTIAL = "application/json;as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
 class Cluster:
     """What commands ask of the API server."""
 
-    def __init__(self, client: KubeClient, *, url: str, namespace: str, flags: Flags) -> None:
+    def __init__(self, client: KubeClient, *, url: str, namespace: str, flags: Flags, now: Callable[[], float]) -> None:
         self.client = client
         self.url = url
         self.namespace = namespace
         """The one that `-n` or the context names."""
         self._flags = flags
+        self._now = now
         self._skew_seconds = 0.0
 
     @property
@@ -51,7 +52,7 @@ class Cluster:
 
     def now(self) -> float:
         """By the API server's clock: a laptop's may be wrong, and the Secrets' instants were made in the cluster."""
-        return time.time() + self._skew_seconds
+        return self._now() + self._skew_seconds
 
     async def list(
         self, path: str, *, query: Mapping[str, str] | None = None, metadata_only: bool = False
@@ -69,11 +70,11 @@ class Cluster:
             if more is None:
                 return items
 
-    async def get(self, path: str, *, metadata_only: bool = False) -> bytes:
-        """One object. Raises ApiError."""
-        accept = _PARTIAL.format("") if metadata_only else "application/json"
+    async def get(self, path: str, *, metadata_only: bool = False, accept: str = "application/json") -> bytes:
+        """One object, or what else is at a path. Raises ApiError."""
         parts = path.strip("/").split("/")
-        return await self.send("GET", path, what=f"get {parts[-2] if len(parts) > 1 else path}", accept=accept)
+        what = parts[-2] if parts[0] in ("api", "apis") and len(parts) > 3 else path
+        return await self.send("GET", path, what=f"get {what}", accept=_PARTIAL.format("") if metadata_only else accept)
 
     async def send(
         self,
@@ -115,7 +116,7 @@ class Cluster:
     def _take_date(self, date: str | None) -> None:
         try:
             # It is cut to whole seconds, so the middle of that second is the best guess.
-            skew = parsedate_to_datetime(date or "").timestamp() + 0.5 - time.time()
+            skew = parsedate_to_datetime(date or "").timestamp() + 0.5 - self._now()
         except ValueError:
             return
         self._skew_seconds = skew if abs(skew) > 1.0 else 0.0
@@ -128,7 +129,8 @@ async def connect(flags: Flags) -> AsyncIterator[Cluster]:
     transport = access.transport(_CONNECTIONS)
     client = KubeClient(access=access, requests=transport, watches=transport, now=time.time)
     try:
-        yield Cluster(client, url=access.url, namespace=flags.namespace or access.namespace or "default", flags=flags)
+        namespace = flags.namespace or access.namespace or "default"
+        yield Cluster(client, url=access.url, namespace=namespace, flags=flags, now=time.time)
     finally:
         await transport.close()
 

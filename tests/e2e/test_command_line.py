@@ -15,6 +15,7 @@ import yaml
 from testing.controller import COMMAND
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.commandline import CANARY, annotations, command
+from tests.e2e.support.installed import MANIFESTS
 from tests.e2e.support.tenant import Tenant
 
 Tenants = Callable[..., Tenant]
@@ -207,3 +208,123 @@ def test_a_reader_that_goes_away_is_no_defect(cluster: Cluster, secret: Callable
     where = f"'{COMMAND}' status --kubeconfig '{cluster.kubeconfig}' -n {secret('valid').namespace}"
     done = subprocess.run(["bash", "-c", f"{where} | true"], capture_output=True, text=True, check=False, timeout=60)
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def installed(cluster: Cluster, manifests: str) -> Any:
+    """The Deployment of manifests/ as a cluster with nodes would have it, for as long as the test lasts."""
+    everything = yaml.safe_load_all(cluster.kubectl("kustomize", str(MANIFESTS)).stdout)
+    (deployment,) = [each for each in everything if each["kind"] == "Deployment"]
+    path = "/apis/apps/v1/namespaces/pull-secret-updater/deployments"
+    cluster.api.post(path, deployment)
+    status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}}
+    cluster.kubectl(
+        *("patch", "deployment", "controller", "-n", "pull-secret-updater", "--subresource=status"),
+        *("--type=merge", "-p", json.dumps(status)),
+    )
+    yield deployment
+    cluster.api.delete(f"{path}/controller")
+
+
+def levels(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
+    """By id."""
+    return {item["id"]: item["level"] for item in json.loads(done.stdout)["items"]}
+
+
+def test_doctor_finds_nothing_wrong_with_manifests_as_they_are(
+    cluster: Cluster, installed: dict[str, Any], secret: Callable[[str], Tenant]
+) -> None:
+    tenant = secret("valid")
+    container = {"name": "web", "image": "cgr.dev/web"}
+    spec = {"containers": [container], "imagePullSecrets": [{"name": "pull-secret"}]}
+    for path, body in (("serviceaccounts", {}), ("pods", {"spec": {**spec, "serviceAccountName": "default"}})):
+        cluster.api.post(f"/api/v1/namespaces/{tenant.namespace}/{path}", {"metadata": {"name": "default"}, **body})
+    done = command(cluster.kubeconfig, "doctor", "-n", tenant.namespace, "-o", "json", "-v", "-v")
+    assert done.returncode == 0, done.stdout
+    found = levels(done)
+    # A local cluster's issuer is of the cluster alone.
+    assert {id_: level for id_, level in found.items() if level != "ok"} == {"PSU-502": "warning"}
+    assert len(found) == 24
+    assert not any(text in done.stdout + done.stderr for text in (CANARY, "eyJ"))
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_doctor_exits_with_what_it_found_whatever_the_output(
+    cluster: Cluster, installed: dict[str, Any], secret: Callable[[str], Tenant], output: str
+) -> None:
+    namespace = secret("expired").namespace
+    assert command(cluster.kubeconfig, "doctor", "-n", namespace, "-o", output).returncode == 1
+    nobody = user(cluster, namespace)
+    assert command(nobody, "doctor", "-n", namespace, "-o", output).returncode == 3
+
+
+def test_doctor_for_who_has_no_rights_says_ok_only_of_what_everybody_may_see(
+    cluster: Cluster, installed: dict[str, Any], namespace: str
+) -> None:
+    done = command(user(cluster, namespace), "doctor", "-n", namespace, "-o", "json")
+    assert done.returncode == 3
+    known = {id_ for id_, level in levels(done).items() if level != "unknown"}
+    assert known <= {"PSU-101", "PSU-102", "PSU-103", "PSU-104", "PSU-502"}
+
+
+def test_doctor_without_the_controller_says_how_to_install_it(cluster: Cluster, namespace: str) -> None:
+    done = command(cluster.kubeconfig, "doctor", "-n", namespace)
+    assert done.returncode == 1
+    assert "PSU-201 no Deployment with the label app.kubernetes.io/name=pull-secret-updater" in done.stdout
+    assert "kubectl apply -k manifests/" in done.stdout
+    assert command(cluster.kubeconfig, "doctor", "--pre").returncode == 0
+
+
+EXPLAINED = """\
+?     asked     can't tell whether a configured provider serves this identity: no installation was found, see PSU-201
+ok    type      kubernetes.io/dockerconfigjson
+?     watched   can't tell whether the controller watches this Secret: no installation was found, see PSU-201
+?     guarded   can't tell whether only who may use the identity can ask for it: no installation was found, see PSU-201
+FAIL  exchange  MintRefused: the issuer refused this identity
+                cure: check that it exists and trusts the ServiceAccount that proves it
+FAIL  written   the last good token expired 4d ago; it is kept, not wiped
+warn  used by   nobody
+                cure: name it in imagePullSecrets of a Pod or a ServiceAccount
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_explain_without_an_installation_says_what_the_secret_tells(
+    cluster: Cluster, secret: Callable[[str], Tenant], columns: int
+) -> None:
+    done = command(
+        cluster.kubeconfig, "explain", "pull-secret", "-n", secret("expired").namespace, columns=columns, as_plugin=True
+    )
+    assert (done.stdout, done.returncode) == (EXPLAINED, 1)
+
+
+@pytest.mark.parametrize("output", FORMATS)
+@pytest.mark.parametrize(("state", "code"), [("valid", 3), ("expired", 1)])
+def test_explain_exits_with_what_it_shows_and_shows_no_credential(
+    cluster: Cluster, secret: Callable[[str], Tenant], state: str, code: int, output: str
+) -> None:
+    where = ("explain", "pull-secret", "-n", secret(state).namespace, "-o", output, "-v", "-v")
+    done = command(cluster.kubeconfig, *where)
+    assert (done.returncode, CANARY in done.stdout + done.stderr) == (code, False), done.stderr
+
+
+def test_explain_follows_a_secret_through_manifests_as_they_are(
+    cluster: Cluster, installed: dict[str, Any], tenant: Tenant
+) -> None:
+    tenant.create(annotations=annotations("valid"))
+    done = command(cluster.kubeconfig, "explain", "pull-secret", "-n", tenant.namespace)
+    assert done.returncode == 0, done.stdout
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["ok"] * 6 + ["warn", "cure:"]
+    assert f"{tenant.identity} (provider chainguard, from its format) for cgr.dev" in done.stdout
+
+
+def test_explain_for_a_tenant_shows_what_it_may_see(
+    cluster: Cluster, installed: dict[str, Any], tenant: Tenant
+) -> None:
+    tenant.create(annotations=annotations("refused"))
+    by_name = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["pull-secret"], "verbs": ["get"]}
+    done = command(user(cluster, tenant.namespace, by_name), "explain", "pull-secret", "-n", tenant.namespace)
+    assert done.returncode == 1
+    marks = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line[0] != " "}
+    assert marks["exchange"] == "FAIL"
+    assert {marks[each] for each in ("asked", "type", "watched", "guarded", "used")} == {"?"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from importlib import resources
 
 import click
@@ -13,11 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from controller.cli import main, plugin
+from controller.cli.checks import CHECKS
 from controller.cli.exits import Exit, Level, worst
 from controller.cli.flags import DURATION
 from controller.cli.output import printable
 from controller.cli.secretstatus import STATES, Item, ItemList
 from controller.cli.spans import span, until
+from hack import commandline
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,18 @@ def test_names_and_a_selection_are_a_usage_error() -> None:
 
 def test_an_item_has_no_field_for_a_credential() -> None:
     assert {"data", "token", "password", "auth"}.isdisjoint(Item.__struct_encode_fields__)
+
+
+@pytest.mark.parametrize(("page", "text"), [("cli.md", commandline.cli()), ("checks.md", commandline.checks())])
+def test_the_pages_about_the_commands_are_what_these_say_of_themselves(page: str, text: str) -> None:
+    assert (commandline.DOCS / page).read_text() == text, "run python -m hack.commandline"
+
+
+def test_the_page_of_a_check_has_its_heading_and_no_id_is_given_twice() -> None:
+    headings = re.findall(r"^### (PSU-\d{3})$", commandline.checks(), re.MULTILINE)
+    assert headings == [check.id for check in CHECKS]
+    assert len(set(headings)) == 24
+
+
+def test_every_state_is_in_the_reference() -> None:
+    assert re.findall(r"^\| ([A-Z]\w+) \|", commandline.cli(), re.MULTILINE) == list(STATES)
