@@ -13,11 +13,14 @@ from controller.cli.check_config import check_config
 from controller.cli.doctor import doctor
 from controller.cli.explain import explain
 from controller.cli.migrate import migrate
+from controller.cli.pause import pause
+from controller.cli.refresh import refresh
+from controller.cli.resume import resume
 from controller.cli.run import run
 from controller.cli.status import status
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_COMMANDS = (check_config, status, explain, doctor, migrate)
+_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, migrate)
 
 
 @click.group(context_settings=_SETTINGS)

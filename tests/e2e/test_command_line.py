@@ -12,11 +12,11 @@ import jsonschema
 import pytest
 import yaml
 
-from testing.controller import COMMAND
+from testing.controller import COMMAND, ControllerProcess
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.commandline import CANARY, annotations, command
+from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command
 from tests.e2e.support.installed import MANIFESTS
-from tests.e2e.support.tenant import Tenant
+from tests.e2e.support.tenant import Tenant, token
 
 Tenants = Callable[..., Tenant]
 FORMATS = ("table", "wide", "json", "yaml", "name")
@@ -328,3 +328,55 @@ def test_explain_for_a_tenant_shows_what_it_may_see(
     marks = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line[0] != " "}
     assert marks["exchange"] == "FAIL"
     assert {marks[each] for each in ("asked", "type", "watched", "guarded", "used")} == {"?"}
+
+
+def test_refresh_comes_back_with_a_new_token(
+    cluster: Cluster, shared_controller: ControllerProcess, tenant: Tenant
+) -> None:
+    tenant.create()
+    before = token(tenant.filled(timeout=SECONDS).secret)
+    done = command(cluster.kubeconfig, "refresh", "pull-secret", "-n", tenant.namespace, "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"ok    {tenant.namespace}/pull-secret  has a new token, which ends in ")
+    after = token(tenant.secret())
+    assert after != before
+    assert not any(credential in done.stdout + done.stderr for credential in (before, after))
+
+
+def test_refresh_of_an_identity_that_is_refused_says_why(
+    cluster: Cluster, shared_controller: ControllerProcess, tenant: Tenant
+) -> None:
+    tenant.create("not-an-identity")
+    done = command(cluster.kubeconfig, "refresh", "--all", "-n", tenant.namespace, "--timeout", "20s")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"FAIL  {tenant.namespace}/pull-secret  IdentityUnrecognised: " in done.stdout
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_refresh_without_a_controller_times_out(cluster: Cluster, secret: Callable[[str], Tenant], output: str) -> None:
+    where = ("-n", secret("valid").namespace, "--timeout", "1s", "-o", output)
+    done = command(cluster.kubeconfig, "refresh", "pull-secret", *where, as_plugin=True)
+    assert (done.returncode, CANARY in done.stdout + done.stderr) == (4, False), done.stdout
+
+
+def test_pause_and_resume_are_seen_by_status(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    where = ("pull-secret", "-n", secret("valid").namespace)
+    for verb, state in (("pause", "Paused"), ("resume", "Valid")):
+        done = command(cluster.kubeconfig, verb, *where)
+        assert (done.returncode, CANARY in done.stdout + done.stderr) == (0, False), done.stderr
+        assert state in command(cluster.kubeconfig, "status", *where).stdout
+
+
+def test_who_may_only_read_is_told_which_right_is_missing(cluster: Cluster, secret: Callable[[str], Tenant]) -> None:
+    namespace = secret("valid").namespace
+    may_read = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list"]}
+    done = command(user(cluster, namespace, may_read), "pause", "--all", "-n", namespace)
+    assert done.returncode == 1
+    assert f"cannot patch secrets in the namespace {namespace}" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "--all"), ("a", "-l", "b=c")])
+def test_what_to_refresh_is_said_in_one_way(cluster: Cluster, arguments: tuple[str, ...]) -> None:
+    done = command(cluster.kubeconfig, "refresh", *arguments)
+    assert done.returncode == 2
+    assert "give the names of Secrets, or -l LABELS, or --all" in done.stderr
