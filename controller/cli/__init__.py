@@ -10,6 +10,7 @@ import click
 
 from controller import __version__
 from controller.cli.check_config import check_config
+from controller.cli.completion import answer_kubectl, completion
 from controller.cli.doctor import doctor
 from controller.cli.explain import explain
 from controller.cli.migrate import migrate
@@ -18,9 +19,10 @@ from controller.cli.refresh import refresh
 from controller.cli.resume import resume
 from controller.cli.run import run
 from controller.cli.status import status
+from controller.cli.version import version
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, migrate)
+_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, migrate, completion, version)
 
 
 @click.group(context_settings=_SETTINGS)
@@ -43,3 +45,8 @@ main.add_command(run)
 for each in _COMMANDS:
     main.add_command(each)
     plugin.add_command(each)
+
+
+def complete() -> None:
+    """The program by which kubectl completes the plugin."""
+    answer_kubectl(plugin)

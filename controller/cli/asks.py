@@ -15,7 +15,6 @@ from controller.cli.cluster import Cluster, cure_of
 from controller.cli.exits import Exit, Level, worst
 from controller.cli.findings import Finding, print_findings
 from controller.cli.flags import Flags
-from controller.cli.output import refuse
 from controller.cli.secrets import read_secrets
 from controller.cli.selection import Selection
 from controller.cli.spans import until
@@ -128,7 +127,10 @@ async def _selected(cluster: Cluster, selection: Selection) -> tuple[list[Descri
     if found.unreadable:
         missing.append(Finding(topic=cluster.namespace, level=Level.UNKNOWN, message=found.unreadable))
     if not found.secrets and not missing:
-        refuse(f"no Secret in the namespace {cluster.namespace} asks for an identity and fits")
+        message = "no Secret here asks for an identity" + (
+            f" and has {selection.selector}" if selection.selector else ""
+        )
+        missing.append(Finding(topic=cluster.namespace, level=Level.ERROR, message=message))
     return list(found.secrets), missing
 
 

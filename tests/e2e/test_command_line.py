@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import resources
@@ -12,9 +13,10 @@ import jsonschema
 import pytest
 import yaml
 
+from controller.cli import plugin
 from testing.controller import COMMAND, ControllerProcess
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command
+from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command, kubectl_with_plugin
 from tests.e2e.support.installed import MANIFESTS
 from tests.e2e.support.tenant import Tenant, token
 
@@ -380,3 +382,50 @@ def test_what_to_refresh_is_said_in_one_way(cluster: Cluster, arguments: tuple[s
     done = command(cluster.kubeconfig, "refresh", *arguments)
     assert done.returncode == 2
     assert "give the names of Secrets, or -l LABELS, or --all" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [(("st",), "status"), (("refresh", "--no-w"), "--no-wait"), (("status", "-o", "y"), "yaml")]
+)
+def test_kubectl_completes_the_plugin(cluster: Cluster, words: tuple[str, ...], value: str) -> None:
+    done = kubectl_with_plugin(cluster.kubeconfig, "__complete", "pull-secrets", *words)
+    *lines, directive = done.stdout.splitlines()
+    assert [line.partition("\t")[0] for line in lines] == [value], done.stderr
+    assert directive == ":4", "no file names"
+
+
+EXAMPLES = [
+    line.strip()
+    for name, each in sorted(plugin.commands.items())
+    for line in (each.help or "").partition("Examples:\n")[2].splitlines()
+    if line.strip() and name not in ("check-config", "migrate")
+]
+
+
+def test_every_command_has_two_examples() -> None:
+    assert len(EXAMPLES) == 2 * (len(plugin.commands) - 2)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_runs_as_it_is_written(cluster: Cluster, secret: Callable[[str], Tenant], example: str) -> None:
+    tenant = secret("valid")
+    program, *arguments = example.replace("team-a", tenant.namespace).replace("team-b", tenant.namespace).split()
+    assert program == "pull-secret-updater"
+    arguments = [{"2m": "1s"}.get(each, each) for each in arguments]
+    quick = ["--timeout", "1s"] if arguments == ["refresh", "pull-secret"] else []
+    done = command(cluster.kubeconfig_in(tenant.namespace), *arguments, *quick)
+    assert done.returncode in {0, 1, 3, 4}, done.stderr
+    assert "Traceback" not in done.stderr
+    assert CANARY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("status", "--help"), ("refresh", "--help"), ("version",)])
+def test_help_loads_neither_client_nor_tables(arguments: tuple[str, ...]) -> None:
+    program = (
+        "import sys; from controller.cli import main; main(standalone_mode=False);"
+        "print([name for name in ('aiohttp', 'kubernetes', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=SECONDS
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

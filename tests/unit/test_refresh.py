@@ -113,6 +113,13 @@ async def test_a_secret_that_is_not_there_is_wrong() -> None:
     assert await world.refresh() == Exit.WRONG
 
 
+async def test_a_selection_of_nothing_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    api = ApiTable(lambda: NOW, {"GET /api/v1/namespaces/team-a/secrets": []})
+    labelled = Selection(names=(), selector="team=web")
+    assert await annotate(api.cluster(namespace="team-a"), flags(), labelled, paused="true") == Exit.WRONG
+    assert "no Secret here asks for an identity and has team=web" in capsys.readouterr().out
+
+
 async def test_each_request_has_a_value_of_its_own_that_the_controller_takes() -> None:
     world = World(None)
     for _ in range(2):

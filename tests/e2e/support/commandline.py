@@ -26,15 +26,25 @@ def command(
     kubeconfig: Path | None, *arguments: str, columns: int | None = None, as_plugin: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """What it prints and exits with, without a terminal; as a plugin it is found and run by the real kubectl."""
+    if as_plugin:
+        return kubectl_with_plugin(kubeconfig, "pull-secrets", *arguments, columns=columns)
+    return _run([str(COMMAND), *arguments], kubeconfig, columns)
+
+
+def kubectl_with_plugin(
+    kubeconfig: Path | None, *arguments: str, columns: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The real kubectl, which finds the plugin on PATH."""
+    return _run([str(kubectl()), *arguments], kubeconfig, columns)
+
+
+def _run(program: list[str], kubeconfig: Path | None, columns: int | None) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": f"{COMMAND.parent}:{os.environ['PATH']}", "HOME": "/nonexistent", "NO_COLOR": "1"}
     if kubeconfig is not None:
         environment["KUBECONFIG"] = str(kubeconfig)
     if columns is not None:
         environment["COLUMNS"] = str(columns)
-    program = [str(kubectl()), "pull-secrets"] if as_plugin else [str(COMMAND)]
-    return subprocess.run(
-        [*program, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
-    )
+    return subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS)
 
 
 def annotations(state: str) -> Mapping[str, str]:
