@@ -16,13 +16,14 @@ from controller.cli.explain import explain
 from controller.cli.migrate import migrate
 from controller.cli.pause import pause
 from controller.cli.refresh import refresh
+from controller.cli.release import release
 from controller.cli.resume import resume
 from controller.cli.run import run
 from controller.cli.status import status
 from controller.cli.version import version
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, migrate, completion, version)
+_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, release, migrate, completion, version)
 
 
 @click.group(context_settings=_SETTINGS)

@@ -25,13 +25,12 @@ from controller.core.states import is_paused
 from controller.kube.errors import Forbidden
 
 _LOOK_SECONDS = 1.0
-_MERGE_PATCH = "application/merge-patch+json"
 _FIELD_MANAGER = "pull-secret-updater-cli"
 
 
 async def annotate(cluster: Cluster, flags: Flags, selection: Selection, *, paused: str | None) -> Exit:
     """Set or remove `paused`. Raises ApiError."""
-    found, missing = await _selected(cluster, selection)
+    found, missing = await selected(cluster, selection)
     done = "paused: the controller leaves it alone until resume" if paused else "resumed"
     findings = [
         await _set(cluster, described.secret.ref, {"paused": paused})
@@ -43,7 +42,7 @@ async def annotate(cluster: Cluster, flags: Flags, selection: Selection, *, paus
 
 async def refresh(cluster: Cluster, flags: Flags, selection: Selection, *, wait_seconds: float | None) -> Exit:
     """Ask for new tokens, and wait for them for so long, or for none. Raises ApiError."""
-    found, findings = await _selected(cluster, selection)
+    found, findings = await selected(cluster, selection)
     value = f"{render_instant(cluster.now())}-{secrets.token_hex(4)}"
     waiting: dict[Ref, ManagedSecret] = {}
     for described in found:
@@ -117,7 +116,7 @@ def _came(
     return Finding(topic=topic, level=Level.OK, message=f"has a new token{lives}")
 
 
-async def _selected(cluster: Cluster, selection: Selection) -> tuple[list[Described], list[Finding]]:
+async def selected(cluster: Cluster, selection: Selection) -> tuple[list[Described], list[Finding]]:
     """The Secrets, and a finding for each that was named and isn't there. Raises ApiError."""
     found = await read_secrets(cluster, namespace=cluster.namespace, names=selection.names, selector=selection.selector)
     missing = [
@@ -139,20 +138,23 @@ async def _read(cluster: Cluster, selection: Selection) -> Iterable[Described]:
     return found.secrets
 
 
+async def patch(cluster: Cluster, ref: Ref, body: object) -> None:
+    """Apply a merge patch as the person's command; no data comes back. Raises ApiError."""
+    await cluster.send(
+        "PATCH",
+        f"/api/v1/namespaces/{ref.namespace}/secrets/{ref.name}",
+        what="patch secrets",
+        query={"fieldManager": _FIELD_MANAGER},
+        body=body,
+        content_type="application/merge-patch+json",
+        accept="application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+    )
+
+
 async def _set(cluster: Cluster, ref: Ref, values: Mapping[str, str | None]) -> Finding | None:
     """Set our annotations; what is wrong if that is refused. Raises ApiError if there is no answer."""
-    body = {"metadata": {"annotations": {PREFIX + key: value for key, value in values.items()}}}
-    path = f"/api/v1/namespaces/{ref.namespace}/secrets/{ref.name}"
     try:
-        await cluster.send(
-            "PATCH",
-            path,
-            what="patch secrets",
-            query={"fieldManager": _FIELD_MANAGER},
-            body=body,
-            content_type=_MERGE_PATCH,
-            accept="application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
-        )
+        await patch(cluster, ref, {"metadata": {"annotations": {PREFIX + key: new for key, new in values.items()}}})
     except Forbidden as error:
         return Finding(topic="/".join(ref), level=Level.ERROR, message=str(error), cure=cure_of(error))
     return None

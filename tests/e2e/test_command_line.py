@@ -18,7 +18,7 @@ from testing.controller import COMMAND, ControllerProcess
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command, kubectl_with_plugin
 from tests.e2e.support.installed import MANIFESTS
-from tests.e2e.support.tenant import Tenant, token
+from tests.e2e.support.tenant import PREFIX, Tenant, token
 
 Tenants = Callable[..., Tenant]
 FORMATS = ("table", "wide", "json", "yaml", "name")
@@ -429,3 +429,16 @@ def test_help_loads_neither_client_nor_tables(arguments: tuple[str, ...]) -> Non
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=SECONDS
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_released_secret_is_its_users_again(
+    cluster: Cluster, shared_controller: ControllerProcess, tenant: Tenant
+) -> None:
+    others = {"auths": {"registry.example": {"auth": "YTpi"}}}
+    tenant.create(config=others)
+    tenant.filled(timeout=SECONDS)
+    done = command(cluster.kubeconfig, "release", "pull-secret", "-n", tenant.namespace, "-v", "-v")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = tenant.secret()["metadata"].get("annotations", {})
+    assert not any(key.startswith(PREFIX) for key in found)
+    assert tenant.config() == others

@@ -13,7 +13,7 @@ from controller.cli.completion import candidates
     ("words", "values"),
     [
         (["st"], ["status"]),
-        (["re"], ["refresh", "resume"]),
+        (["re"], ["refresh", "release", "resume"]),
         (["ru"], []),
         (["status", "--all-n"], ["--all-namespaces"]),
         (["status", "-o", ""], ["table", "wide", "json", "yaml", "name"]),
