@@ -136,13 +136,17 @@ async def connect(flags: Flags) -> AsyncIterator[Cluster]:
 
 
 async def _access(flags: Flags) -> auth.Access:
-    standard = Path("~/.kube/config").expanduser()  # noqa: ASYNC240 -- local, at the start
-    if flags.kubeconfig is not None or flags.context is not None or standard.exists():
-        path = flags.kubeconfig or standard
+    standard = Path(os.environ.get("HOME", "/"), ".kube", "config")  # a Pod's user may have no home
+    if (path := _kubeconfig(flags, standard)) is not None:
         return await auth.from_kubeconfig(path, context=flags.context, now=time.time)
     if "KUBERNETES_SERVICE_HOST" in os.environ:
         return auth.in_cluster(os.environ, now=time.time)
     raise StartError(f"no cluster is named: there is no {standard}; set KUBECONFIG, or pass --kubeconfig FILE")
+
+
+def _kubeconfig(flags: Flags, standard: Path) -> Path | None:
+    """The file to read; None to act as the Pod."""
+    return flags.kubeconfig or (standard if flags.context is not None or standard.exists() else None)
 
 
 def run(flags: Flags, command: Callable[[Cluster], Coroutine[Any, Any, Exit]]) -> NoReturn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -107,10 +107,11 @@ class Diagnosis:
             "PSU-605": self._unused,
         }
 
-    async def run(self, *, pre: bool) -> list[Finding]:
-        """All findings, in the order of the table; with `pre` those that need no installation."""
+    async def run(self, *, pre: bool, groups: Collection[str] = ()) -> list[Finding]:
+        """The findings in the order of the table, of these groups or all; with `pre` what needs no installation."""
         # All at once, so that a server that doesn't answer costs one time limit and not 24.
-        return await asyncio.gather(*(self._look(check) for check in CHECKS if check.pre or not pre))
+        wanted = [check for check in CHECKS if (check.pre or not pre) and (not groups or check.group in groups)]
+        return await asyncio.gather(*map(self._look, wanted))
 
     async def _look(self, check: Check) -> Finding:
         found = await look(self._looks[check.id], topic=check.group, title=check.title, cure=check.cure)
@@ -177,12 +178,11 @@ class Diagnosis:
         return Seen(Level.OK if installed.available >= max(installed.wanted, 1) else Level.ERROR, what)
 
     async def _same_version(self) -> Seen:
-        image = (await self._installation()).image
-        tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
-        if not re.fullmatch(r"v?\d+(\.\d+)*([-+.].*)?", tag):
-            raise CantTell(f"the image {image} has no version in its name")
-        same = tag.removeprefix("v") == __version__
-        return Seen(Level.OK if same else Level.WARNING, f"controller {tag}, this command {__version__}")
+        installed = await self._installation()
+        if installed.version is None:
+            raise CantTell(f"neither the image {installed.image} nor a label of the Deployment has a version")
+        level = Level.OK if installed.version == __version__ else Level.WARNING
+        return Seen(level, f"controller {installed.version}, this command {__version__}")
 
     async def _configuration(self) -> Seen:
         installed = await self._installation()

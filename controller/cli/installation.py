@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ from controller.kube.errors import ApiError, Forbidden, NotFound
 LABELS = "app.kubernetes.io/name=pull-secret-updater"
 STANDARD_NAMESPACE = "pull-secret-updater"
 _CONFIG_KEY = "config.yaml"
+_VERSION = re.compile(r"v?\d+(\.\d+)*([-+.].*)?")
 
 
 class _Meta(msgspec.Struct, frozen=True):
     name: str
     namespace: str = ""
+    labels: dict[str, str] = {}
 
 
 class _Token(msgspec.Struct, frozen=True):
@@ -100,6 +103,9 @@ class Installation:
     unreadable: str | None
     """Why the configuration can't be read."""
 
+    version: str | None
+    """Of the controller, by its image's tag or the Deployment's label; None if neither says one."""
+
     @property
     def user(self) -> str:
         """Who the controller is to the API server."""
@@ -159,7 +165,14 @@ async def _read(cluster: Cluster, deployment: _Deployment) -> Installation:
         config=settings,
         problems=problems,
         unreadable=unreadable,
+        version=_version(pod.containers[0].image, deployment.metadata.labels),
     )
+
+
+def _version(image: str, labels: Mapping[str, str]) -> str | None:
+    tag = image.partition("@")[0].rpartition("/")[2].partition(":")[2]
+    candidates = (tag, labels.get("app.kubernetes.io/version", ""))
+    return next((each.removeprefix("v") for each in candidates if _VERSION.fullmatch(each)), None)
 
 
 async def _config_text(cluster: Cluster, namespace: str, names: Sequence[str]) -> str:

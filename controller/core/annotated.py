@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 from controller.core.errors import Problem, Rejection
-from controller.core.model import Decision, Ignore, Keep, Reason, Refresh, Standing, View
+from controller.core.model import Decision, Keep, Reason, Refresh, Standing, View
 from controller.core.policy import Policy, due_for
 from controller.core.schedule import RefreshWindow
-from controller.core.states import Verdict, is_paused, judge, problem_of
+from controller.core.states import Verdict, judge, problem_of
 
 _POLICY = Policy((), shapes=(), window=RefreshWindow(max_lifetime_seconds=math.inf))
 """`expires-at` is within the controller's own maximum already."""
@@ -33,8 +33,6 @@ def judge_annotated(view: View, *, refresh_at: int | None, reported: Problem | N
 
 
 def _decide(view: View, *, refresh_at: int | None, expiry: float | None, now: float) -> Decision:
-    if is_paused(view):
-        return Ignore()
     if (reason := due_for(view, now, wanted=view.claim.issued_for)) is not None or expiry is None:
         return Refresh(reason or Reason.NEW, now)
     due_at = min(expiry, expiry if refresh_at is None else refresh_at)

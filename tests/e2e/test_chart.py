@@ -25,7 +25,8 @@ from testing.exchange import Issuer
 from tests.e2e.support import installed
 from tests.e2e.support.charts import EXAMPLES, Object, example, merged, of_kind, offer, render, start
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import Tenant, token
+from tests.e2e.support.commandline import command
+from tests.e2e.support.tenant import Tenant, eventually, token
 
 NAMESPACE = "pull-secret-updater"
 IDENTITY = "720909c9f5279097d847ad02a2f24ba8f59de36a/a033a6fabe0bfa0d"
@@ -625,6 +626,46 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
         found = cluster.kubectl("get", kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=psu", "-o", "name")
         assert found.stdout == ""
     assert {each.namespace: token(each.secret()) for each in everyone} == before
+
+
+def test_helm_tests_rights_are_enough_for_what_its_pod_runs_and_only_while_it_runs(
+    cluster: Cluster, release: Callable[[Object], Object], tmp_path: Path
+) -> None:
+    tested = merged(example("chainguard"), {"test": {"enabled": True}})
+    release(tested)
+    installed.wait_for_policies(cluster)
+    fullname = {"fullnameOverride": "charted", "serviceAccount": {"create": False, "name": "controller"}}
+    objects = render(merged(tested, fullname), tmp_path=tmp_path)
+    hooks = [each for each in objects if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    (pod,) = of_kind(hooks, "Pod")
+    status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}}
+    merge = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
+    cluster.kubectl("patch", "deployment", "charted", "-n", NAMESPACE, *merge)
+    rights = yaml.safe_dump_all(each for each in hooks if each is not pod)
+    cluster.kubectl("apply", "-f", "-", input=rights)
+    try:
+        account = cluster.service_account_kubeconfig(NAMESPACE, pod["spec"]["serviceAccountName"])
+        (container,) = pod["spec"]["containers"]
+        done = eventually(
+            lambda: _without_unknown(command(account, *container["args"], "-o", "json")),
+            timeout=60,
+            what="RBAC is in force",
+        )
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", input=rights)
+    assert done is not None
+    assert done.returncode == 0, done.stdout
+    assert len(json.loads(done.stdout)["items"]) == 16
+    cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump(pod))
+    assert "helm.sh/hook-delete-policy" in json.dumps(hooks)
+    for each in hooks:
+        found = cluster.kubectl("get", each["kind"], each["metadata"]["name"], "-n", NAMESPACE, check=False)
+        assert "NotFound" in found.stderr, "an install leaves no right of the test behind"
+
+
+def _without_unknown(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str] | None":
+    """None while something could not be looked at."""
+    return None if done.returncode == 3 else done
 
 
 PAGE = (installed.ROOT / "docs" / "helm.md").read_text()

@@ -15,8 +15,9 @@ import yaml
 
 from controller.cli import plugin
 from testing.controller import COMMAND, ControllerProcess
+from testing.mounted import MountedTokens
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command, kubectl_with_plugin
+from tests.e2e.support.commandline import CANARY, SECONDS, annotations, command, in_pod, kubectl_with_plugin
 from tests.e2e.support.installed import MANIFESTS
 from tests.e2e.support.tenant import PREFIX, Tenant, token
 
@@ -442,3 +443,16 @@ def test_a_released_secret_is_its_users_again(
     found = tenant.secret()["metadata"].get("annotations", {})
     assert not any(key.startswith(PREFIX) for key in found)
     assert tenant.config() == others
+
+
+def test_in_the_controllers_pod_it_sees_what_the_controller_may_see(
+    cluster: Cluster, mounted: MountedTokens, secret: Callable[[str], Tenant]
+) -> None:
+    namespace = secret("expired").namespace
+    listed = in_pod(cluster, mounted, "status", "--all-namespaces")
+    assert listed.returncode == 1, listed.stderr
+    assert f"{namespace} " in listed.stdout
+    assert "only Secrets called pull-secret were looked at" in listed.stderr
+    assert in_pod(cluster, mounted, "status", "pull-secret", "-n", secret("valid").namespace).returncode == 0
+    done = in_pod(cluster, mounted, "doctor", "--group", "cluster", "-o", "json")
+    assert (done.returncode, set(levels(done).values())) == (0, {"ok"})

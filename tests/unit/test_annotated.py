@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from typing import Any
 
 import pytest
 
+from controller import config
+from controller.app import policy_of
+from controller.core import dockerconfig
 from controller.core.annotated import judge_annotated
 from controller.core.annotations import PREFIX, render_instant
 from controller.core.errors import Problem, Rejection
-from controller.core.projection import project_metadata
-from controller.core.states import State, Verdict
+from controller.core.model import Report, Resolved, Standing
+from controller.core.policy import issued_for
+from controller.core.projection import SECRET_TYPE, project, project_metadata
+from controller.core.states import State, Verdict, judge
 
 NOW = 1_800_000_000.0
 HOUR = 3600
@@ -109,3 +116,62 @@ def test_a_secret_that_a_target_has_made_is_named_by_its_target() -> None:
     described = project_metadata(marked)
     assert described is not None
     assert described.secret.target == "teams"
+
+
+IDENTITY = "0123456789abcdef0123456789abcdef01234567/0123456789abcdef"
+POLICY = policy_of(config.check({}, {}))
+
+
+def written(**ours: str | None) -> dict[str, Any]:
+    """A Secret as the controller has written it an hour before NOW, for an hour and a half."""
+    issued_at, expires_at = int(NOW - HOUR), int(NOW + HOUR / 2)
+    resolved = Resolved("chainguard", IDENTITY, ("cgr.dev",), None)
+    refresh_at = POLICY.refresh_at(uid="u", issued_at=issued_at, expiry=expires_at)
+    values = {
+        "identity": IDENTITY,
+        "issued-at": render_instant(issued_at),
+        "expires-at": render_instant(expires_at),
+        "refresh-at": render_instant(refresh_at),
+        "issued-for": issued_for(resolved),
+        "fingerprint": dockerconfig.fingerprint({"cgr.dev": ("_token", "password")}),
+        "registries-managed": "cgr.dev",
+        **ours,
+    }
+    content = dockerconfig.merge(dockerconfig.EMPTY, hosts=("cgr.dev",), username="_token", password="password")
+    annotations = {PREFIX + key: value for key, value in values.items() if value is not None}
+    metadata = {"name": "pull-secret", "namespace": "team-a", "uid": "u", "resourceVersion": "1"}
+    data = {".dockerconfigjson": base64.b64encode(content).decode()}
+    return {"metadata": {**metadata, "annotations": annotations}, "type": SECRET_TYPE, "data": data}
+
+
+EMPTY = dict.fromkeys(
+    ("issued-at", "expires-at", "refresh-at", "issued-for", "fingerprint", "registries-managed"), None
+)
+
+
+@pytest.mark.parametrize("paused", [None, "true", "false", "perhaps"])
+@pytest.mark.parametrize("problem", [None, *Problem])
+@pytest.mark.parametrize("refresh", [None, "again"])
+@pytest.mark.parametrize("is_filled", [True, False])
+def test_it_is_never_a_second_opinion(
+    paused: str | None, problem: Problem | None, refresh: str | None, is_filled: bool
+) -> None:
+    """What the running controller concludes from the whole Secret and its configuration, at any time."""
+    known = problem and Rejection(problem).text
+    secret = written(paused=paused, error=known, refresh=refresh, **({} if is_filled else EMPTY))
+    if not is_filled:
+        secret["data"] = {}
+    body = json.dumps(secret).encode()
+    (whole,) = project(body).item.views()  # type: ignore[union-attr]
+    described = project_metadata(body)
+    assert described is not None
+    (view,) = described.secret.views()
+    for now in (NOW - HOUR + 1, NOW - HOUR / 2, NOW + HOUR / 2 - 1, NOW + HOUR / 2 + 1):
+        is_fight = problem is Problem.FIGHT
+        standing = Standing(Rejection(Problem.FIGHT), math.inf) if is_fight else None
+        decision = POLICY.decide(whole, now, standing)
+        if isinstance(decision, Report) and decision.rejection is None:
+            continue  # an error that is over: the controller removes it at this very moment
+        theirs = judge(whole, decision, standing=standing, expiry=POLICY.expiry(whole.claim), reported=None, now=now)
+        ours = judge_annotated(view, refresh_at=described.refresh_at[""], reported=None, now=now)
+        assert ours[:3] == theirs[:3], now

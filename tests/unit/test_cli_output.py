@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from importlib import resources
+from pathlib import Path
 
 import click
 import jsonschema
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from controller.cli import main, plugin
+from controller.cli import cluster, main, plugin
 from controller.cli.checks import CHECKS
 from controller.cli.exits import Exit, Level, worst
 from controller.cli.flags import DURATION
@@ -21,6 +22,7 @@ from controller.cli.output import printable
 from controller.cli.secretstatus import STATES, Item, ItemList
 from controller.cli.spans import span, until
 from hack import commandline
+from tests.unit.api_table import flags
 
 
 @pytest.mark.parametrize(
@@ -128,3 +130,29 @@ def test_the_page_of_a_check_has_its_heading_and_no_id_is_given_twice() -> None:
 
 def test_every_state_is_in_the_reference() -> None:
     assert re.findall(r"^\| ([A-Z]\w+) \|", commandline.cli(), re.MULTILINE) == list(STATES)
+
+
+def test_a_defect_is_told_by_its_place_and_never_in_words_that_may_be_a_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("token", "ca.crt", "namespace"):
+        (tmp_path / name).write_text("x")
+    for key, value in {
+        "HOME": str(tmp_path),
+        "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+        "KUBERNETES_SERVICE_PORT": "1",
+        "PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(key, value)
+
+    async def broken(_: cluster.Cluster) -> Exit:
+        raise ValueError("canary")
+
+    with pytest.raises(SystemExit) as exited:
+        cluster.run(flags(kubeconfig=None, verbose=2), broken)
+    assert exited.value.code == Exit.UNKNOWN
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "a defect; please report it" in told.err
+    assert "ValueError at test_cli_output.py" in told.err
+    assert "canary" not in told.err

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import yaml
 
+from controller import __version__
 from controller.cli.checks import CHECKS
 from controller.cli.diagnosis import Diagnosis
 from controller.cli.exits import Exit, Level
@@ -142,6 +143,23 @@ async def test_before_an_installation_only_what_needs_none_is_looked_at() -> Non
     assert list(found) == ["PSU-101", "PSU-102", "PSU-103", "PSU-104", "PSU-502"]
     assert {finding.level for finding in found.values()} == {Level.OK}
     assert not any("deployments" in each for each in api.asked)
+
+
+async def test_of_some_groups_only_the_checks_are_made() -> None:
+    found = await Diagnosis(table({}).cluster(), namespace=None, install_namespace=None).run(
+        pre=False, groups=("cluster", "policies")
+    )
+    assert [finding.id for finding in found] == [
+        *("PSU-101", "PSU-102", "PSU-103", "PSU-104"),
+        *("PSU-401", "PSU-402", "PSU-403", "PSU-404"),
+    ]
+
+
+@pytest.mark.parametrize(("label", "level"), [(__version__, Level.OK), ("0.0.1", Level.WARNING), ("?", Level.UNKNOWN)])
+async def test_an_image_by_digest_has_its_version_in_a_label(label: str, level: Level) -> None:
+    installed = deployment(version="test")
+    installed["metadata"]["labels"] = {"app.kubernetes.io/version": label}
+    assert (await diagnose(table({DEPLOYMENTS: [installed]})))["PSU-202"].level is level
 
 
 async def test_nothing_is_written_but_reviews_a_token_and_a_dry_run() -> None:

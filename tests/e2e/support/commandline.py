@@ -9,6 +9,8 @@ from pathlib import Path
 from controller.core.annotations import render_instant
 from hack.localcluster import kubectl
 from testing.controller import COMMAND
+from testing.mounted import MountedTokens
+from tests.e2e.support.cluster import Cluster
 
 SECONDS = 60.0
 DAY = 86_400
@@ -29,6 +31,19 @@ def command(
     if as_plugin:
         return kubectl_with_plugin(kubeconfig, "pull-secrets", *arguments, columns=columns)
     return _run([str(COMMAND), *arguments], kubeconfig, columns)
+
+
+def in_pod(cluster: Cluster, mounted: MountedTokens, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in the controller's Pod, as `kubectl exec` gives it: as its ServiceAccount, without a kubeconfig."""
+    host, port = cluster.address()
+    environment = {
+        "KUBERNETES_SERVICE_HOST": host,
+        "KUBERNETES_SERVICE_PORT": str(port),
+        "PULL_SECRET_UPDATER_SERVICEACCOUNT_DIR": str(mounted.service_account),
+    }
+    return subprocess.run(
+        [str(COMMAND), *arguments], env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+    )
 
 
 def kubectl_with_plugin(
