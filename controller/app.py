@@ -376,7 +376,7 @@ class Controller:
     def _build_fan_out(self, minters: Mapping[str, Minter], installation: str) -> FanOut:
         removal = self._config.limits.removal
         fan_out = FanOut(
-            _targets(self._config, own_namespace=installation.partition(".")[0]),
+            targets_of(self._config, own_namespace=installation.partition(".")[0]),
             asking=self._config.service_accounts.asking,
             is_watched=self._is_watched,
             installation=installation,
@@ -584,7 +584,7 @@ def policies_of(config: Config) -> tuple[str, ...]:
 
 def target_selectors(config: Config) -> list[Selector]:
     """What is watched for targets: the namespaces, unless they are known by name, and the ServiceAccounts they name."""
-    targets = _targets(config, own_namespace="")
+    targets = targets_of(config, own_namespace="")
     namespaces = [Selector(None, None, "namespaces")] if targets.exact_namespaces is None else []
     accounts = sorted({*targets.service_account_names, *config.service_accounts.asking})
     return [*namespaces, *(Selector(None, name, "serviceaccounts") for name in accounts)]
@@ -595,7 +595,8 @@ def _fans_out(config: Config) -> bool:
     return bool(config.targets) or config.service_accounts.enabled
 
 
-def _targets(config: Config, *, own_namespace: str) -> Targets:
+def targets_of(config: Config, *, own_namespace: str) -> Targets:
+    """The configured targets; none selects the controller's own namespace, but by its name."""
     return Targets([settings.target for settings in config.targets], own_namespace=own_namespace)
 
 

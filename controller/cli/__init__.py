@@ -20,10 +20,24 @@ from controller.cli.release import release
 from controller.cli.resume import resume
 from controller.cli.run import run
 from controller.cli.status import status
+from controller.cli.targets import targets
 from controller.cli.version import version
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_COMMANDS = (check_config, status, explain, doctor, refresh, pause, resume, release, migrate, completion, version)
+_COMMANDS = (
+    check_config,
+    status,
+    explain,
+    doctor,
+    refresh,
+    pause,
+    resume,
+    release,
+    targets,
+    migrate,
+    completion,
+    version,
+)
 
 
 @click.group(context_settings=_SETTINGS)

@@ -408,16 +408,41 @@ def test_every_command_has_two_examples() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_runs_as_it_is_written(cluster: Cluster, secret: Callable[[str], Tenant], example: str) -> None:
+def test_every_example_runs_as_it_is_written(
+    cluster: Cluster, installed: dict[str, Any], secret: Callable[[str], Tenant], example: str, tmp_path: Path
+) -> None:
     tenant = secret("valid")
+    (tmp_path / "config.yaml").write_text("{}")
     program, *arguments = example.replace("team-a", tenant.namespace).replace("team-b", tenant.namespace).split()
     assert program == "pull-secret-updater"
-    arguments = [{"2m": "1s"}.get(each, each) for each in arguments]
+    here = {"2m": "1s", "config.yaml": str(tmp_path / "config.yaml")}
     quick = ["--timeout", "1s"] if arguments == ["refresh", "pull-secret"] else []
-    done = command(cluster.kubeconfig_in(tenant.namespace), *arguments, *quick)
+    kubeconfig = cluster.kubeconfig_in(tenant.namespace)
+    done = command(kubeconfig, *(here.get(each, each) for each in arguments), *quick)
     assert done.returncode in {0, 1, 3, 4}, done.stderr
     assert "Traceback" not in done.stderr
     assert CANARY not in done.stdout + done.stderr
+
+
+TARGET = "targets: [{name: teams, identity: %s, namespaces: [{names: [%s]}]}]"
+
+
+@pytest.mark.parametrize("output", FORMATS)
+def test_a_plan_says_where_a_target_would_make_its_secret(
+    cluster: Cluster, installed: dict[str, Any], tenants: Tenants, tmp_path: Path, output: str
+) -> None:
+    empty, taken = tenants(), tenants()
+    taken.create(annotations=annotations("valid"))
+    file = tmp_path / "config.yaml"
+    codes = []
+    for tenant, word in ((empty, "create"), (taken, "InTheWay")):
+        file.write_text(TARGET % (tenant.identity, tenant.namespace))
+        done = command(cluster.kubeconfig, "targets", "-f", str(file), "-o", output)
+        codes.append(done.returncode)
+        assert (word if output != "name" else "secret/pull-secret") in done.stdout, done.stderr
+    assert codes == [0, 1]
+    nobody = command(user(cluster, empty.namespace), "targets", "-f", str(file), "-o", output)
+    assert nobody.returncode == 3
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("status", "--help"), ("refresh", "--help"), ("version",)])
