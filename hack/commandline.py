@@ -1,18 +1,26 @@
-"""docs/cli.md and docs/checks.md: what the commands and their checks say of themselves.
+"""docs/cli.md, docs/checks.md and the schemas of `-o json`: what the commands and their types say of themselves.
 
 python -m hack.commandline writes them.
 """
 
 import itertools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
+from controller import cli as package
 from controller.cli import plugin
 from controller.cli.checks import CHECKS
+from controller.cli.findings import FindingList
+from controller.cli.secretstatus import ItemList
+from controller.cli.targetplan import EntryList
 
 DOCS = Path(__file__).parents[1] / "docs"
+SCHEMAS = {"status": ItemList, "findings": FindingList, "targets": EntryList}
+"""By the beginning of their names, beside the commands; each only grows."""
 
 _CLI = """\
 # The command line
@@ -59,7 +67,9 @@ configuration that is not valid.
 | Paused | the annotation `paused` stops the controller |
 | Valid | the token is valid, and none is due |
 
-What `-o json` and `-o yaml` print is described by `controller/cli/status.schema.json`, which only grows.
+What `-o json` and `-o yaml` print is described by the JSON Schemas that are installed in `controller/cli`:
+`status.schema.json`, `findings.schema.json` (of `explain`, `doctor`, `refresh`, `pause`, `resume` and `release`), and
+`targets.schema.json`. They only grow.
 """
 
 _CHECKS = """\
@@ -79,6 +89,11 @@ def cli() -> str:
 def checks() -> str:
     """The text of docs/checks.md."""
     return "\n".join([_CHECKS, *_sections()])
+
+
+def schema(name: str) -> str:
+    """The text of a schema."""
+    return json.dumps(msgspec.json.schema(SCHEMAS[name]), indent=2) + "\n"
 
 
 def _sections() -> Iterator[str]:
@@ -109,3 +124,5 @@ def _helps(command: click.Command, parent: click.Context | None) -> Iterator[str
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(cli())
     (DOCS / "checks.md").write_text(checks())
+    for name in SCHEMAS:
+        (Path(package.__file__).parent / f"{name}.schema.json").write_text(schema(name))

@@ -104,15 +104,27 @@ def test_status_of_all_namespaces_has_the_worst_first(cluster: Cluster, secret: 
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])
+@pytest.mark.parametrize(
+    ("schema", "arguments"),
+    [
+        ("status", ("status",)),
+        ("findings", ("explain", "pull-secret")),
+        ("findings", ("doctor",)),
+        ("findings", ("refresh", "--all", "--no-wait")),
+        ("findings", ("pause", "--all")),
+        ("findings", ("release", "--all")),
+        ("targets", ("targets", "-f", "/dev/null")),
+    ],
+)
 def test_what_machines_read_is_by_the_schema_that_ships(
-    cluster: Cluster, secret: Callable[[str], Tenant], output: str
+    cluster: Cluster, secret: Callable[[str], Tenant], schema: str, arguments: tuple[str, ...], output: str
 ) -> None:
-    done = command(cluster.kubeconfig, "status", "-n", secret("expired").namespace, "-o", output)
+    done = command(cluster.kubeconfig, *arguments, "-n", secret("expired").namespace, "-o", output)
     found = json.loads(done.stdout) if output == "json" else yaml.safe_load(done.stdout)
-    schema = json.loads((resources.files("controller.cli") / "status.schema.json").read_text())
-    jsonschema.validate(found, schema)
-    (item,) = found["items"]
-    assert (item["state"], item["level"], item["reason"]) == ("Expired", "error", "MintRefused")
+    jsonschema.validate(found, json.loads((resources.files("controller.cli") / f"{schema}.schema.json").read_text()))
+    if schema == "status":
+        (item,) = found["items"]
+        assert (item["state"], item["level"], item["reason"]) == ("Expired", "error", "MintRefused")
 
 
 def test_a_name_that_is_not_there_is_wrong(cluster: Cluster, namespace: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 import jsonschema
-import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -19,7 +18,7 @@ from controller.cli.checks import CHECKS
 from controller.cli.exits import Exit, Level, worst
 from controller.cli.flags import DURATION
 from controller.cli.output import printable
-from controller.cli.secretstatus import STATES, Item, ItemList
+from controller.cli.secretstatus import STATES, Item
 from controller.cli.spans import span, until
 from hack import commandline
 from tests.unit.api_table import flags
@@ -84,10 +83,11 @@ def test_no_annotation_can_move_the_cursor_of_a_terminal() -> None:
     assert printable("a\x1b[2Jb\nc\u202ed") == "a\ufffd[2Jb\ufffdc\ufffdd"
 
 
-def test_the_schema_that_ships_is_that_of_what_is_printed() -> None:
-    shipped = json.loads((resources.files("controller.cli") / "status.schema.json").read_text())
-    assert shipped == msgspec.json.schema(ItemList)
-    jsonschema.Draft202012Validator.check_schema(shipped)
+@pytest.mark.parametrize("name", commandline.SCHEMAS)
+def test_the_schema_that_ships_is_that_of_what_is_printed(name: str) -> None:
+    shipped = (resources.files("controller.cli") / f"{name}.schema.json").read_text()
+    assert shipped == commandline.schema(name), "run python -m hack.commandline"
+    jsonschema.Draft202012Validator.check_schema(json.loads(shipped))
 
 
 def test_every_state_of_the_table_is_a_word_and_the_worst_come_first() -> None:
