@@ -54,13 +54,14 @@ SPECIAL: Mapping[str, Schema] = {
     "extraVolumeMounts": _LIST_OF_OBJECTS,
     "networkPolicy.ingress.from": _LIST_OF_OBJECTS,
     "networkPolicy.egress.extra": _LIST_OF_OBJECTS,
-    "networkPolicy.egress.ports": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
     "extraArgs": _TEXTS,
     "policies.audiences": {**_TEXTS, "items": {"type": "string", "pattern": "^[^'\\\\]+$"}},
     "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
     "replicas": {"type": "integer", "minimum": 0},
     "metrics.port": {"type": "integer", "minimum": 1, "maximum": 65535},
-    "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
+    "podDisruptionBudget.maxUnavailable": {
+        "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*%$"}, {"type": "null"}]
+    },
     "terminationGracePeriodSeconds": {"type": "integer", "minimum": 15},
     "image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},

@@ -100,17 +100,8 @@ def test_chart_image_and_controller_have_one_version_and_artifact_hub_is_told_th
     assert all(each["url"].startswith("https://") and each["name"] for each in told["links"])
 
 
-def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of values.yaml that isn't a mapping with something in it."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from leaves(inner, (*path, key))
-    else:
-        yield path, value
-
-
-VALUES: Object = yaml.safe_load((CHART / "values.yaml").read_text())
-LEAVES = {".".join(path): value for path, value in leaves(VALUES)}
+LEAVES = {leaf.path: leaf.default for leaf in readme.leaves()}
+"""All values by their path, as the chart's README lists them."""
 
 SENTINELS: Object = {
     "config": {"providers": {"x": {"type": "quay", "registries": ["quay.io"]}}},
@@ -120,13 +111,10 @@ SENTINELS: Object = {
     "podDisruptionBudget.maxUnavailable": 2,
     "credentials": [{"provider": "chainguard", "existingSecret": "keys", "keys": {"a": "caFile"}}],
     "policies.audiences": ["sentinel"],
-    "networkPolicy.egress.ports": [9999],
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sentinel"}}],
     "extraArgs": ["--sentinel"],
     "caBundle.key": "sentinel.crt",
-    "resources.requests.cpu": "77m",
-    "resources.requests.memory": "77Mi",
-    "resources.limits.memory": "777Mi",
+    "resources": {"requests": {"cpu": "77m"}},
     "nodeSelector.kubernetes.io/os": "sentinel",
     "rbac.aggregateUse": "admin",
     "metrics.crdCheck": "skip",
@@ -136,7 +124,6 @@ SENTINELS: Object = {
 AROUND: Object = {
     "policies.audiences": {"config": {"serviceAccounts": {"enabled": True}}},
     "networkPolicy.ingress.from": {"networkPolicy": {"ingress": {"enabled": True}}},
-    "networkPolicy.egress.ports": {"networkPolicy": {"egress": {"enabled": True}}},
     "networkPolicy.egress.extra": {"networkPolicy": {"egress": {"enabled": True}}},
     "caBundle.key": {"caBundle": {"configMap": "corp"}},
     "rbac.create": {},
@@ -205,8 +192,9 @@ def test_every_value_does_something(path: str, tmp_path: Path) -> None:
 def test_every_value_that_a_template_reads_is_in_values_yaml() -> None:
     texts = "".join(file.read_text() for file in (CHART / "templates").iterdir())
     read = {match.split(".")[0] for match in re.findall(r"\.Values\.([A-Za-z.]+)", texts)}
-    assert read <= VALUES.keys()
-    assert VALUES.keys() - read - {"global"} == {
+    values = {path.partition(".")[0] for path in LEAVES}
+    assert read <= values
+    assert values - read - {"global"} == {
         *("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "dnsConfig", "hostAliases")
     }, "read by their names in a loop"
 
@@ -223,6 +211,17 @@ OPEN = ("config", "global", "resources")
 WRONG = [(path, other) for path, value in LEAVES.items() if path.split(".")[0] not in OPEN for other in wrong(value)]
 
 
+@pytest.mark.parametrize("most", [0, "0%"])
+def test_a_budget_that_would_block_every_drain_is_refused(most: int | str, tmp_path: Path) -> None:
+    with pytest.raises(HelmError, match="podDisruptionBudget/maxUnavailable"):
+        render(merged(example("chainguard"), at("podDisruptionBudget.maxUnavailable", most)), tmp_path=tmp_path)
+
+
+def test_there_may_be_no_budget(tmp_path: Path) -> None:
+    rendered = render(merged(example("chainguard"), at("podDisruptionBudget.maxUnavailable", None)), tmp_path=tmp_path)
+    assert of_kind(rendered, "PodDisruptionBudget") == []
+
+
 def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> None:
     """All in one call: each wrong value has its own line."""
     assert len(WRONG) >= 100
@@ -237,9 +236,7 @@ def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> N
             render(values, tmp_path=tmp_path)
         told = str(caught.value)
         places = {match.replace("~1", "/").replace("/", ".") for match in re.findall(r"at '/([^']*)'", told)}
-        may_be = ["podDisruptionBudget.maxUnavailable"]
-        missing = [path for path in tried if not any(place.startswith(path.replace("/", ".")) for place in places)]
-        assert [path for path in missing if path not in may_be] == []
+        assert [path for path in tried if not any(place.startswith(path.replace("/", ".")) for place in places)] == []
 
 
 @pytest.mark.parametrize(
