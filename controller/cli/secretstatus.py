@@ -33,7 +33,10 @@ STATES: Mapping[str, Level] = {
     "Paused": Level.WARNING,
     "Valid": Level.OK,
 }
-"""Every state, the worst first, and what it means; `Due` and `Valid` with a problem are warnings."""
+"""Every state, the worst first, and what it means without a problem."""
+
+_WORSE = {Level.OK: Level.WARNING, Level.WARNING: Level.ERROR}
+"""What it means with one: a token that is still valid is a warning, and a pause that nobody can be sure of is wrong."""
 
 _RANK = {state: rank for rank, state in enumerate(STATES)}
 _PLAIN = {
@@ -142,9 +145,7 @@ def worst_first(items: Iterable[Item]) -> list[Item]:
 def _item(view: View, verdict: Verdict, *, refresh_at: int | None, told: Told | None) -> Item:
     claim, problem = view.claim, verdict.problem
     state = _REFUSED.get(problem, "Error") if verdict.state is State.REFUSED and problem else _PLAIN[verdict.state]
-    level = STATES[state]
-    if level is Level.OK and problem is not None:
-        level = Level.WARNING
+    level = STATES[state] if problem is None else _WORSE.get(STATES[state], STATES[state])
     return Item(
         namespace=view.secret.ref.namespace,
         name=view.secret.ref.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from controller.cli import plugin
 from controller.config import Granting
 from controller.core.errors import Problem
 from controller.core.targetconfig import NamespaceEntry, TargetSettings
@@ -172,6 +174,29 @@ def test_a_runbook_is_short_and_begins_its_diagnosis_with_a_command_of_ours(aler
 
 
 # Dashboard.
+
+
+def test_the_page_for_the_night_goes_from_each_alert_to_the_command_that_its_runbook_begins_with() -> None:
+    page = (ROOT / "docs" / "on-call.md").read_text()
+    rows = dict(re.findall(r"^\| \[\w+\]\(runbooks/(\w+)\.md\) \| (.*?) \|", page, re.MULTILINE))
+    begin = {
+        alert: re.search(r"^    kubectl pull-secrets ([^\n]*)", (RUNBOOKS / f"{alert}.md").read_text(), re.MULTILINE)
+        for alert in ALERTS
+    }
+    first = {alert: row.split("`")[1] for alert, row in rows.items()}
+    assert first == {alert: found[1] for alert, found in begin.items() if found}
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted(RUNBOOKS.glob("*.md")), ROOT / "docs" / "on-call.md"], ids=lambda page: page.stem
+)
+def test_every_command_of_ours_on_the_pages_is_one(page: Path) -> None:
+    """Each is parsed by the command itself, with a name in place of the words in capitals."""
+    commands = re.findall(r"(?:kubectl pull-secrets|-- pull-secret-updater) ([^`\n#]+)", page.read_text())
+    assert commands
+    for command in commands:
+        name, *arguments = shlex.split(command)
+        plugin.commands[name].make_context(name, arguments)
 
 
 def test_the_dashboard_has_its_panels_in_five_rows_that_do_not_overlap() -> None:
