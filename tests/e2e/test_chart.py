@@ -105,6 +105,7 @@ LEAVES = {leaf.path: leaf.default for leaf in readme.leaves()}
 
 SENTINELS: Object = {
     "config": {"providers": {"x": {"type": "quay", "registries": ["quay.io"]}}},
+    "replicas": 0,
     "image.tag": "9.9.9",
     "image.digest": f"sha256:{'ab' * 32}",
     "image.pullPolicy": "Never",
@@ -266,6 +267,7 @@ def test_a_wrong_configuration_is_refused_before_anything_is_installed(
             "there is no provider other.*chainguard.*correct the name",
         ),
         ({"image": {"tag": "latest"}}, "image.tag is latest.*set a version"),
+        ({"replicas": 2}, "replicas is 2, and none of them leads.*set replicas=1"),
         ({"config": {"scope": "cluster"}, "policies": {"enabled": False}}, "lets anyone.*policies.enabled=true"),
         ({"config": {"scope": "namespaces"}}, "config.namespaces is empty: name at least one"),
         (
