@@ -37,7 +37,8 @@ LABEL org.opencontainers.image.title="pull-secret-updater" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/pull-secret-updater /opt/pull-secret-updater
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
+# On PATH for `kubectl exec deployment/controller -- pull-secret-updater status`.
+ENV PATH=/opt/pull-secret-updater/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
 # A number, since `runAsNonRoot` can't resolve names.
 USER 65532:65532
 EXPOSE 8080

@@ -46,8 +46,10 @@ from controller.kube.events import EventRecorder
 from controller.kube.guard import Guard
 from controller.kube.notices import Notices
 from controller.kube.reflector import RELIST_REASONS, Reflector, Sink
+from controller.net.clocks import ClockedTransport
 from controller.net.transport import AiohttpTransport, Transport
 from controller.observe.counts import StateCounter
+from controller.observe.eventloop import watch_event_loop
 from controller.observe.health import Health
 from controller.observe.logs import where
 from controller.observe.metrics import Metrics
@@ -133,9 +135,13 @@ async def run(config: Config, *, kubeconfig: Path | None, metrics_address: Addre
                 metrics_port=port,
             )
             async with asyncio.TaskGroup() as group:
-                looking = group.create_task(guard.run(), name="guard")
+                looking: list[asyncio.Task[Any]] = [
+                    group.create_task(guard.run(), name="guard"),
+                    group.create_task(watch_event_loop(metrics.held), name="event loop"),
+                ]
                 await controller.run(stopping, user=guard.user)
-                looking.cancel()
+                for task in looking:
+                    task.cancel()
     log.info("controller stopped")
 
 
@@ -154,7 +160,10 @@ class Controller:
     ) -> None:
         self._config = config
         self._client = client
-        self._issuers = issuers
+        self._issuers = {
+            name: ClockedTransport(transport, now=now, report=partial(metrics.clock_skew, name))
+            for name, transport in issuers.items()
+        }
         self._metrics = metrics
         self._now = now
         self._log = log
@@ -367,7 +376,7 @@ class Controller:
     def _build_fan_out(self, minters: Mapping[str, Minter], installation: str) -> FanOut:
         removal = self._config.limits.removal
         fan_out = FanOut(
-            _targets(self._config, own_namespace=installation.partition(".")[0]),
+            targets_of(self._config, own_namespace=installation.partition(".")[0]),
             asking=self._config.service_accounts.asking,
             is_watched=self._is_watched,
             installation=installation,
@@ -542,6 +551,11 @@ def _profiles(config: Config) -> Iterable[Profile]:
         )
 
 
+def policy_of(config: Config) -> Policy:
+    """The policy by the configuration alone, without what a running controller knows of quotas and grants."""
+    return Policy(tuple(_profiles(config)), shapes=SHAPES, window=config.refresh.window)
+
+
 def selectors_of(config: Config) -> list[Selector]:
     """What is watched; each is a watch of its own."""
     match config.scope:
@@ -570,7 +584,7 @@ def policies_of(config: Config) -> tuple[str, ...]:
 
 def target_selectors(config: Config) -> list[Selector]:
     """What is watched for targets: the namespaces, unless they are known by name, and the ServiceAccounts they name."""
-    targets = _targets(config, own_namespace="")
+    targets = targets_of(config, own_namespace="")
     namespaces = [Selector(None, None, "namespaces")] if targets.exact_namespaces is None else []
     accounts = sorted({*targets.service_account_names, *config.service_accounts.asking})
     return [*namespaces, *(Selector(None, name, "serviceaccounts") for name in accounts)]
@@ -581,7 +595,8 @@ def _fans_out(config: Config) -> bool:
     return bool(config.targets) or config.service_accounts.enabled
 
 
-def _targets(config: Config, *, own_namespace: str) -> Targets:
+def targets_of(config: Config, *, own_namespace: str) -> Targets:
+    """The configured targets; none selects the controller's own namespace, but by its name."""
     return Targets([settings.target for settings in config.targets], own_namespace=own_namespace)
 
 

@@ -186,6 +186,11 @@ class ConfigError(Exception):
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Read the file, put `overrides` (by the keys of the file) over it, and check the whole. Raises ConfigError."""
     content, lines = _read(path) if path is not None else ({}, {})
+    return check(content, lines, overrides)
+
+
+def check(content: Any, lines: Mapping[str, int], overrides: Mapping[str, Any] | None = None) -> Config:
+    """The same of what `parse` has found in a file. Raises ConfigError."""
     problems: list[str] = []
     content = {} if content is None else content
     if not isinstance(content, Mapping):

@@ -89,7 +89,7 @@ class ControllerProcess:
         self.log_file = directory / "controller.log"
         self.scrapes: list[str] = []
         """Every text of /metrics that was read here, for tests that look for leaks."""
-        self._port = _free_port()
+        self._port = free_port()
         self._http = urllib3.PoolManager(retries=False)
         config_file = directory / "config.yaml"
         config_file.write_text(yaml.safe_dump(dict(config)))
@@ -193,7 +193,8 @@ class ControllerProcess:
         self._process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens at now, on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

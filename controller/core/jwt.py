@@ -11,14 +11,23 @@ _YEAR_10000 = 253_402_300_800
 
 def jwt_claim(token: str, name: str) -> object:
     """A claim of a JWT, read without checking its signature; None if there is no such claim."""
+    return _member(token, 1, name)
+
+
+def jwt_header(token: str, name: str) -> object:
+    """A member of a JWT's header, such as `kid`; None if there is no such member."""
+    return _member(token, 0, name)
+
+
+def _member(token: str, part: int, name: str) -> object:
     parts = token.split(".")
     if len(parts) != 3:
         return None
     try:
-        payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        found = json.loads(base64.urlsafe_b64decode(parts[part] + "=" * (-len(parts[part]) % 4)))
     except (ValueError, RecursionError):
         return None
-    return payload.get(name) if isinstance(payload, dict) else None
+    return found.get(name) if isinstance(found, dict) else None
 
 
 def jwt_instant(token: str, name: str) -> int | None:

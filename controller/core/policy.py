@@ -117,9 +117,8 @@ class Policy:
             return Report(Rejection(Problem.OVER_LIMIT), None if expiry is None or expiry <= now else expiry)
         if denied is not None:
             return Ignore() if view.claim.error == denied.text else Report(denied)
-        for check in _DUE_CHECKS:
-            if (reason := check(view, resolved, now)) is not None:
-                return Refresh(reason, now)
+        if (reason := due_for(view, now, wanted=issued_for(resolved))) is not None:
+            return Refresh(reason, now)
         return self._by_the_clock(view, now, standing)
 
     def is_settled(self, view: View, now: float) -> bool:
@@ -291,25 +290,26 @@ _INPUT_CHECKS: tuple[Callable[[View], Problem | None], ...] = (
 )
 
 
-def _never_filled(view: View, resolved: Resolved, now: float) -> Reason | None:
+def due_for(view: View, now: float, *, wanted: str | None) -> Reason | None:
+    """Why a token is due whatever the clock says; `wanted` is what it must have been issued for, see `issued_for`."""
     known = (view.claim.issued_at, view.claim.expires_at, view.claim.issued_for, view.claim.fingerprint)
-    return Reason.NEW if None in known else None
+    if None in known:
+        return Reason.NEW
+    if view.claim.issued_for != wanted:
+        return Reason.IDENTITY
+    return next((reason for check in _DUE_CHECKS if (reason := check(view, now)) is not None), None)
 
 
-def _for_another_identity(view: View, resolved: Resolved, now: float) -> Reason | None:
-    return None if view.claim.issued_for == issued_for(resolved) else Reason.IDENTITY
-
-
-def _owed(view: View, resolved: Resolved, now: float) -> Reason | None:
+def _owed(view: View, now: float) -> Reason | None:
     """Its annotations don't say what its target asks for; the token in place may well be right."""
     return Reason.EDITED if view.secret.owed and not view.claim.name else None
 
 
-def _edited(view: View, resolved: Resolved, now: float) -> Reason | None:
+def _edited(view: View, now: float) -> Reason | None:
     return None if view.claim.present_fingerprint == view.claim.fingerprint else Reason.EDITED
 
 
-def _requested(view: View, resolved: Resolved, now: float) -> Reason | None:
+def _requested(view: View, now: float) -> Reason | None:
     return (
         Reason.REQUESTED
         if view.secret.refresh is not None and view.secret.refresh != view.claim.refreshed_for
@@ -317,7 +317,7 @@ def _requested(view: View, resolved: Resolved, now: float) -> Reason | None:
     )
 
 
-def _issued_in_the_future(view: View, resolved: Resolved, now: float) -> Reason | None:
+def _issued_in_the_future(view: View, now: float) -> Reason | None:
     issued_at, expires_at = view.claim.issued_at, view.claim.expires_at
     if issued_at is None or expires_at is None:
         return None
@@ -325,9 +325,7 @@ def _issued_in_the_future(view: View, resolved: Resolved, now: float) -> Reason 
     return Reason.EDITED if issued_at > now + ahead else None
 
 
-_DUE_CHECKS: tuple[Callable[[View, Resolved, float], Reason | None], ...] = (
-    _never_filled,
-    _for_another_identity,
+_DUE_CHECKS: tuple[Callable[[View, float], Reason | None], ...] = (
     _owed,
     _edited,
     _requested,

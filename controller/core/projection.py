@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -122,6 +123,28 @@ def project_annotated(reply: bytes, *, before: ManagedSecret) -> ObservedSecret:
     claims = tuple(replace(claim, error=ours.get(suffixed("error", claim.name))) for claim in before.claims)
     secret = replace(before, resource_version=metadata.resource_version, claims=claims)
     return Observed(before.ref, metadata.resource_version, secret, assumed=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A Secret by its metadata alone: its type and data are taken to be what its annotations say of them."""
+
+    secret: ManagedSecret
+    refresh_at: Mapping[str, int | None]
+    """By the claim's name, when the controller means to refresh it."""
+
+
+def project_metadata(raw: bytes | msgspec.Raw) -> Described | None:
+    """The projection of a PartialObjectMetadata; None if it asks for no identity. Raises ValueError."""
+    metadata = _metadata_decoder.decode(raw).metadata
+    is_marked = metadata.labels is not None and metadata.labels.created_by is not None
+    observed = _observed(metadata, is_marked=is_marked, right_type=True, immutable=False, content=b"")
+    if observed.item is None:
+        return None
+    claims = tuple(replace(claim, present_fingerprint=claim.fingerprint) for claim in observed.item.claims)
+    ours = only_ours(metadata.annotations or {})
+    planned = {claim.name: read_instant(ours.get(suffixed("refresh-at", claim.name))) for claim in claims}
+    return Described(replace(observed.item, claims=claims), planned)
 
 
 def config_bytes(raw: bytes) -> bytes:

@@ -43,9 +43,16 @@ class Verdict(NamedTuple):
     expiry: float | None
     """When the token in place runs out or ran out; None without one and for a paused Secret."""
     until: float
+    life_seconds: float
+    """For how long the token in place was to live; 0 without one."""
 
 
 _BY_REASON = {problem.reason: problem for problem in Problem}
+
+
+def problem_of(text: str | None) -> Problem | None:
+    """The problem that an `error` annotation, or an Event's reason, names; None if it is none of ours."""
+    return _BY_REASON.get((text or "").partition(":")[0])
 
 
 def judge(
@@ -64,24 +71,26 @@ def judge(
     """
     if is_paused(view):
         unclear = Problem.PAUSED_UNCLEAR if view.secret.paused != "true" else None
-        return Verdict(State.PAUSED, unclear, None, math.inf)
+        return Verdict(State.PAUSED, unclear, None, math.inf, 0.0)
     problem = _problem(view, decision, standing) or (reported if isinstance(decision, Refresh) else None)
+    issued_at = view.claim.issued_at
+    life = 0.0 if expiry is None or issued_at is None else expiry - issued_at
     if expiry is not None and expiry <= now:
-        return Verdict(State.EXPIRED, problem, expiry, standing.until if standing else math.inf)
+        return Verdict(State.EXPIRED, problem, expiry, standing.until if standing else math.inf, life)
     ends_at = math.inf if expiry is None else expiry
-    if view.claim.issued_at is not None and view.claim.issued_at > now:  # which makes it due, and not for ever
-        ends_at = min(ends_at, view.claim.issued_at)
+    if issued_at is not None and issued_at > now:  # which makes it due, and not for ever
+        ends_at = min(ends_at, issued_at)
     if standing is not None:
-        return Verdict(State.CONTESTED, problem, expiry, min(standing.until, ends_at))
+        return Verdict(State.CONTESTED, problem, expiry, min(standing.until, ends_at), life)
     if problem is not None and problem.pace is not Pace.FAST:
-        return Verdict(State.REFUSED, problem, expiry, ends_at)
+        return Verdict(State.REFUSED, problem, expiry, ends_at, life)
     if not holds_token(view, expiry, now):
-        return Verdict(State.UNFILLED, problem, expiry, ends_at)
+        return Verdict(State.UNFILLED, problem, expiry, ends_at, life)
     match decision:
         case Keep(until) | Report(_, float(until)):
-            return Verdict(State.VALID, problem, expiry, min(until, ends_at))
+            return Verdict(State.VALID, problem, expiry, min(until, ends_at), life)
         case _:
-            return Verdict(State.DUE, problem, expiry, ends_at)
+            return Verdict(State.DUE, problem, expiry, ends_at, life)
 
 
 def is_paused(view: View) -> bool:
@@ -102,5 +111,5 @@ def _problem(view: View, decision: Decision, standing: Standing | None) -> Probl
         return decision.rejection.problem
     if isinstance(decision, Report):
         return decision.rejection.problem if decision.rejection else None
-    written = _BY_REASON.get((view.claim.error or "").partition(":")[0])
+    written = problem_of(view.claim.error)
     return None if written is Problem.FIGHT and isinstance(decision, Refresh) else written

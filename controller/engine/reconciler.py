@@ -41,8 +41,8 @@ from controller.observe.metrics import Metrics, Result
 LOOKS_PER_RUN = 5
 """A claim that changes this often during one run waits a second."""
 
-URGENT_SHARE = 0.8
-"""Once this share of a token's life is gone, an outage of its issuer is reported on the Secret."""
+URGENT_LIFE_LEFT = 0.2
+"""Once no more than this share of a token's life is left, an outage of its issuer is reported on the Secret."""
 
 _RESTLESS_KEPT_SECONDS = 300.0
 STUCK_SECONDS = 60.0
@@ -332,6 +332,8 @@ class Reconciler:
     def _written(self, view: View, resolved: Resolved, reason: Reason, token: Token, beside: Rejection | None) -> None:
         """Log the success; report what is wrong beside it, unless the Secret says so already, or else good news."""
         self._missing.pop(view.key, None)
+        if reason.by_the_clock:
+            self._metrics.replaced(self._life_left(view))
         self._log.info(
             "secret refreshed",
             **names(view.key),
@@ -357,10 +359,14 @@ class Reconciler:
 
     def _is_urgent(self, view: View) -> bool:
         """No valid token is in place, or most of its life is gone."""
+        return self._life_left(view) <= URGENT_LIFE_LEFT
+
+    def _life_left(self, view: View) -> float:
+        """The share of its life that is left of the token in place; 0 without one."""
         expiry, issued_at = self._policy.expiry(view.claim), view.claim.issued_at
-        if expiry is None or issued_at is None:
-            return True
-        return self._now() >= issued_at + (expiry - issued_at) * URGENT_SHARE
+        if expiry is None or issued_at is None or expiry <= issued_at:
+            return 0.0
+        return max(0.0, (expiry - self._now()) / (expiry - issued_at))
 
     def _report_stuck(self, view: View, failure: NotWritten) -> None:
         """A failure of the API server that should pass is reported when it doesn't: after a minute, or near expiry."""

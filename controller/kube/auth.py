@@ -36,6 +36,11 @@ class Access(Protocol):
         """Scheme, host and port, and a path if there is one; no slash at the end."""
         ...
 
+    @property
+    def namespace(self) -> str | None:
+        """Of whoever we are: the Pod's or the context's; None if nothing says it."""
+        ...
+
     async def headers(self) -> dict[str, str]:
         """Headers that authenticate us; none if a client certificate does. Raises Unauthorized."""
         ...
@@ -63,6 +68,14 @@ class InCluster:
     def url(self) -> str:
         """See Access."""
         return self._url
+
+    @property
+    def namespace(self) -> str | None:
+        """See Access."""
+        try:
+            return (self._directory / "namespace").read_text().strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
 
     async def headers(self) -> dict[str, str]:
         """See Access."""
@@ -109,14 +122,15 @@ def in_cluster(environment: Mapping[str, str], *, now: Callable[[], float]) -> I
 
 
 class Kubeconfig:
-    """The current context of a kubeconfig, or of several as one (`a:b`), as the official client understands it.
+    """A context of a kubeconfig, or of several as one (`a:b`), as the official client understands it.
 
     The file is read again, and an exec plugin run again, after a 401 and before the plugin's credential ends. Made by
     `from_kubeconfig`.
     """
 
-    def __init__(self, path: Path, *, now: Callable[[], float]) -> None:
+    def __init__(self, path: Path, *, context: str | None = None, now: Callable[[], float]) -> None:
         self._path = path
+        self._context = context
         self._now = now
         self._loading = asyncio.Lock()
         self._loaded: _Loaded | None = None
@@ -125,6 +139,11 @@ class Kubeconfig:
     def url(self) -> str:
         """See Access."""
         return self._known.url
+
+    @property
+    def namespace(self) -> str | None:
+        """See Access."""
+        return self._known.namespace
 
     async def headers(self) -> dict[str, str]:
         """See Access."""
@@ -155,7 +174,7 @@ class Kubeconfig:
         """Read the file, and run its exec plugin if it has one. Raises StartError."""
         try:
             async with asyncio.timeout(_KUBECONFIG_SECONDS):
-                self._loaded = await _load_kubeconfig(self._path, self._now())
+                self._loaded = await _load_kubeconfig(self._path, self._context, self._now())
         except TimeoutError as error:
             raise StartError("the kubeconfig's exec plugin did not finish within 30 s") from error
 
@@ -166,9 +185,9 @@ class Kubeconfig:
         return self._loaded
 
 
-async def from_kubeconfig(path: Path, *, now: Callable[[], float]) -> Kubeconfig:
-    """The access that a kubeconfig gives. Raises StartError."""
-    access = Kubeconfig(path, now=now)
+async def from_kubeconfig(path: Path, *, context: str | None = None, now: Callable[[], float]) -> Kubeconfig:
+    """The access that a kubeconfig gives, by default in its current context. Raises StartError."""
+    access = Kubeconfig(path, context=context, now=now)
     await access.load()
     return access
 
@@ -176,6 +195,7 @@ async def from_kubeconfig(path: Path, *, now: Callable[[], float]) -> Kubeconfig
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     url: str
+    namespace: str | None
     authorization: str | None = field(repr=False)
     """The whole header."""
 
@@ -186,7 +206,7 @@ class _Loaded:
     renew_at: float
 
 
-async def _load_kubeconfig(path: Path, now: float) -> _Loaded:
+async def _load_kubeconfig(path: Path, context: str | None, now: float) -> _Loaded:
     try:
         from kubernetes.aio import client, config  # noqa: PLC0415 -- 20 MiB, which a controller in a Pod does not need
     except ImportError as error:
@@ -199,7 +219,7 @@ async def _load_kubeconfig(path: Path, now: float) -> _Loaded:
     settings: Any = client.Configuration()
     try:
         loader: Any = await config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=str(path), client_configuration=settings, persist_config=False
+            config_file=str(path), context=context, client_configuration=settings, persist_config=False
         )
     except (config.ConfigException, OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         # The client's own words can quote a user's whole entry, token and all.
@@ -210,14 +230,21 @@ async def _load_kubeconfig(path: Path, now: float) -> _Loaded:
         raise StartError(
             "the kubeconfig's tls-server-name is not supported; use a server name that its certificate has"
         )
+    user: Any = loader._user or {}  # noqa: SLF001 -- nothing public says it
+    if {"as", "as-uid", "as-groups", "as-user-extra"} & set(getattr(user, "value", user)):
+        # The client drops it, and we would act as somebody else than the file says.
+        raise StartError(
+            "the kubeconfig's user impersonates another one (as), which is not supported; use that user's own"
+        )
     authorization = settings.api_key.get("BearerToken")
     certificate = (Path(settings.cert_file), Path(settings.key_file)) if settings.cert_file else None
     # The client logs a plugin's failure and goes on without a credential.
-    if "exec" in (loader._user or {}) and not authorization and not certificate:  # noqa: SLF001 -- nothing public says it
+    if "exec" in user and not authorization and not certificate:
         raise StartError("the kubeconfig's exec plugin gave no credential; run kubectl to see what it says")
     ends: dt.datetime | None = getattr(loader, "exec_plugin_expiry", None)
     return _Loaded(
         url=str(settings.host).rstrip("/"),
+        namespace=getattr(loader._current_context["context"], "value", {}).get("namespace"),  # noqa: SLF001
         authorization=authorization,
         ca_file=Path(settings.ssl_ca_cert) if settings.ssl_ca_cert else None,
         client_certificate=certificate,

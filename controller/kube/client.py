@@ -1,5 +1,7 @@
 """All requests that the controller sends to the API server: no other verb, no other resource.
 
+The command line, which acts as a person, has others; it builds them on `send`.
+
 Every request is bounded in time and size, and every failure is an `ApiError` whose text names verb, resource, status
 and reason, and quotes no query or header. A 401 drops the cached credential and is tried once more with a fresh one.
 Watches have a transport, and so a pool of connections, of their own: no flood of writes can starve them.
@@ -126,7 +128,7 @@ class KubeClient:
             query["continue"] = continue_token
         elif resource_version is not None:
             query |= {"resourceVersion": resource_version, "resourceVersionMatch": "NotOlderThan"}
-        reply = await self._send(
+        reply = await self.send(
             "GET",
             selector.path,
             what=what,
@@ -164,15 +166,15 @@ class KubeClient:
 
     async def get_secret(self, ref: Ref) -> bytes:
         """The Secret as it is now."""
-        return (await self._send("GET", _object_path("secrets", ref), what="get secret")).body
+        return (await self.send("GET", _object_path("secrets", ref), what="get secret")).body
 
     async def get_secret_metadata(self, ref: Ref) -> bytes:
         """The Secret's metadata as a PartialObjectMetadata: no secret data comes back."""
-        return (await self._send("GET", _object_path("secrets", ref), what="get secret", accept=_METADATA_ONLY)).body
+        return (await self.send("GET", _object_path("secrets", ref), what="get secret", accept=_METADATA_ONLY)).body
 
     async def patch_secret(self, ref: Ref, patch: bytes) -> bytes:
         """Apply a merge patch; the answer is a PartialObjectMetadata, so that no secret data comes back."""
-        reply = await self._send(
+        reply = await self.send(
             "PATCH",
             _object_path("secrets", ref),
             what="patch secret",
@@ -190,7 +192,7 @@ class KubeClient:
         Secret has: so the apply creates, and never changes one that is there (kube-apiserver 1.37: 201 or 409).
         """
         applied = {**secret, "metadata": {**secret["metadata"], "resourceVersion": "1"}}
-        await self._send(
+        await self.send(
             "PATCH",
             _object_path("secrets", ref),
             what="create secret",
@@ -207,17 +209,15 @@ class KubeClient:
             "kind": "DeleteOptions",
             "preconditions": {"uid": uid, "resourceVersion": resource_version},
         }
-        await self._send(
-            "DELETE", _object_path("secrets", ref), what="delete secret", body=msgspec.json.encode(options)
-        )
+        await self.send("DELETE", _object_path("secrets", ref), what="delete secret", body=msgspec.json.encode(options))
 
     async def get_service_account(self, ref: Ref) -> bytes:
         """The ServiceAccount as it is now."""
-        return (await self._send("GET", _object_path("serviceaccounts", ref), what="get serviceaccount")).body
+        return (await self.send("GET", _object_path("serviceaccounts", ref), what="get serviceaccount")).body
 
     async def patch_service_account(self, ref: Ref, patch: bytes) -> bytes:
         """Apply a merge patch; the answer is the ServiceAccount."""
-        reply = await self._send(
+        reply = await self.send(
             "PATCH",
             _object_path("serviceaccounts", ref),
             what="patch serviceaccount",
@@ -229,7 +229,7 @@ class KubeClient:
 
     async def create_event(self, namespace: str, event: bytes) -> None:
         """Create a core/v1 Event."""
-        await self._send(
+        await self.send(
             "POST",
             _path("events", namespace),
             what="create event",
@@ -240,7 +240,7 @@ class KubeClient:
 
     async def patch_event(self, namespace: str, name: str, patch: bytes) -> None:
         """Apply a merge patch to an Event."""
-        await self._send(
+        await self.send(
             "PATCH",
             _object_path("events", Ref(namespace, name)),
             what="patch event",
@@ -261,9 +261,7 @@ class KubeClient:
         request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         path = f"{_object_path('serviceaccounts', service_account)}/token"
         body = msgspec.json.encode(request)
-        return read_token(
-            (await self._send("POST", path, what=what, body=body, total_seconds=total_seconds)).body, what
-        )
+        return read_token((await self.send("POST", path, what=what, body=body, total_seconds=total_seconds)).body, what)
 
     async def may_use(self, identity: str, namespace: str, *, group: str) -> bool:
         """Whether a group may use an identity in a namespace: the question that the policy use-identity asks of a user.
@@ -282,21 +280,21 @@ class KubeClient:
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
         path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
         body = msgspec.json.encode(review)
-        reply = await self._send("POST", path, what=what, body=body, total_seconds=_REVIEW_SECONDS)
+        reply = await self.send("POST", path, what=what, body=body, total_seconds=_REVIEW_SECONDS)
         return read_access(reply.body, what)
 
     async def get_object(self, path: str) -> bytes:
         """A cluster-scoped object by its API path, such as an admission policy."""
-        return (await self._send("GET", path, what=f"get {path.rsplit('/', 2)[-2]}")).body
+        return (await self.send("GET", path, what=f"get {path.rsplit('/', 2)[-2]}")).body
 
     async def who_am_i(self) -> str:
         """The user name that the API server knows us by."""
         what, path = "create selfsubjectreviews", "/apis/authentication.k8s.io/v1/selfsubjectreviews"
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
-        reply = await self._send("POST", path, what=what, body=msgspec.json.encode(review))
+        reply = await self.send("POST", path, what=what, body=msgspec.json.encode(review))
         return read_user_name(reply.body)
 
-    async def _send(
+    async def send(
         self,
         method: str,
         path: str,
@@ -309,6 +307,11 @@ class KubeClient:
         total_seconds: float = _REQUEST_SECONDS,
         max_bytes: int = _REPLY_BYTES,
     ) -> Reply:
+        """One request; `what` is verb and resource. For the command line, which asks for more than the controller may.
+
+        Raises ApiError.
+        """
+
         async def once() -> Reply:
             headers = {"Accept": accept, **await self._access.headers()}
             if body is not None:

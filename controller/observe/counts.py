@@ -16,7 +16,7 @@ import cachetools
 
 from controller.core.errors import Problem
 from controller.core.fights import ContestedClaims
-from controller.core.model import Decision, Key, Ref, View
+from controller.core.model import Decision, Key, Ref, Refresh, View
 from controller.core.policy import Policy
 from controller.core.states import State, Verdict, holds_token, is_paused, judge
 from controller.core.store import Store
@@ -24,6 +24,9 @@ from controller.core.store import Store
 _REMEMBERED = 10_000
 _STALE_ALLOWED = 64
 _SECOND = 1_000_000
+_MINUTE = 60
+
+HORIZONS_SECONDS = (300, 900, 3600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,14 @@ class StateCounts:
     expired_seconds: float
     """Since the start; it never goes down."""
     earliest_expiry: float | None
+    least_life_left: float | None
+    """The least share of its life, from 0 to 1, that is left of any token; None without one."""
+    oldest_unfilled_seconds: float
+    """For how long the claim that has waited longest for its first token has been known to."""
+    oldest_overdue_seconds: float
+    """For how long the refresh that has waited longest has been due; a token is still in place, valid or not."""
+    due_within: Mapping[int, int]
+    """By each of `HORIZONS_SECONDS`, how many refreshes are due by then or already; to the minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,12 @@ class StateCounter:
         """A heap of when verdicts end. Only what agrees with `_verdicts` counts; the rest is stale."""
         self._states: Counter[State] = Counter()
         self._problems: Counter[Problem | None] = Counter()
-        self._expiries = _Earliest()
+        self._lives: dict[int, _Earliest] = {}
+        """The expiries, by how many seconds the token lives: of equal lives, the first to end has the least left."""
+        self._due: Counter[int] = Counter()
+        """The valid claims, by the minute in which they become due."""
+        self._unfilled = _Waiting()
+        self._overdue = _Waiting()
         self._expired_since: dict[Key, int] = {}
         """Microseconds; `_since` is their sum, `_closed` what expired tokens that were replaced since add to them."""
         self._since = self._closed = self._most = 0
@@ -89,11 +105,16 @@ class StateCounter:
         )
         if verdict.state is State.VALID:
             self._reported.pop(view.key, None)
+        due_at = decision.at if isinstance(decision, Refresh) else None
+        self._unfilled.put(view.key, now if verdict.state is State.UNFILLED else None)
+        self._overdue.put(view.key, due_at if verdict.state in (State.DUE, State.EXPIRED) else None)
         self._set(view.key, verdict)
 
     def removed(self, key: Key) -> None:
         """The claim is gone."""
         self._reported.pop(key, None)
+        self._unfilled.put(key, None)
+        self._overdue.put(key, None)
         self._set(key, None)
 
     def reported(self, view: View, problem: Problem) -> None:
@@ -114,13 +135,20 @@ class StateCounter:
             at, key = heapq.heappop(self._changes)
             if key in self._verdicts and self._verdicts[key].until == at:
                 self._look(key)
+        first_ends = self._first_ends()
+        shares = ((end - now) / max(life, 1) for life, end in first_ends.items())
+        least = min(shares, default=None)
         expired = self._closed + len(self._expired_since) * _microseconds(now) - self._since
         self._most = max(self._most, expired)
         return StateCounts(
             states={state: self._states[state] for state in State},
             problems={problem: self._problems[problem] for problem in Problem},
             expired_seconds=self._most / _SECOND,
-            earliest_expiry=self._expiries.first(),
+            earliest_expiry=min(first_ends.values(), default=None),
+            least_life_left=None if least is None else min(max(least, 0.0), 1.0),
+            oldest_unfilled_seconds=self._unfilled.oldest_seconds(now),
+            oldest_overdue_seconds=self._overdue.oldest_seconds(now),
+            due_within=self._due_within(now),
         )
 
     def secrets(self) -> Iterator[SecretState]:
@@ -144,6 +172,18 @@ class StateCounter:
             for view in views
         )
 
+    def _first_ends(self) -> Mapping[int, float]:
+        """By how many seconds a token lives, when the first of those ends."""
+        firsts = ((life, held.first()) for life, held in self._lives.items())
+        return {life: first for life, first in firsts if first is not None}
+
+    def _due_within(self, now: float) -> Mapping[int, int]:
+        already = len(self._unfilled) + len(self._overdue)
+        return {
+            horizon: already + sum(n for minute, n in self._due.items() if minute * _MINUTE <= now + horizon)
+            for horizon in HORIZONS_SECONDS
+        }
+
     def _look(self, key: Key) -> None:
         secret = self._store.get(key.ref)
         view = secret.view(key.claim) if secret else None
@@ -163,16 +203,30 @@ class StateCounter:
             del self._verdicts[key]
             self._states[before.state] -= 1
             self._problems[before.problem] -= 1
-            self._expiries.discard(before.expiry)
+            self._keep_time(before, -1)
         if verdict is not None:
             self._verdicts[key] = verdict
             self._states[verdict.state] += 1
             self._problems[verdict.problem] += 1
-            self._expiries.add(verdict.expiry)
+            self._keep_time(verdict, 1)
             if verdict.until < math.inf:
                 heapq.heappush(self._changes, (verdict.until, key))
                 self._compact()
         self._time(key, before, verdict)
+
+    def _keep_time(self, verdict: Verdict, more: int) -> None:
+        """Count when a claim's token ends and when it is due, or, with -1, no longer."""
+        if verdict.expiry is not None:
+            life = round(verdict.life_seconds)
+            held = self._lives.setdefault(life, _Earliest())
+            held.add(verdict.expiry, more)
+            if not held:
+                del self._lives[life]
+        if verdict.state is State.VALID:
+            minute = int(verdict.until // _MINUTE)
+            self._due[minute] += more
+            if not self._due[minute]:
+                del self._due[minute]
 
     def _time(self, key: Key, before: Verdict | None, verdict: Verdict | None) -> None:
         """Count the seconds of a token that has expired, and stop when it is replaced, paused or gone."""
@@ -200,6 +254,33 @@ class StateCounter:
             heapq.heapify(self._changes)
 
 
+class _Waiting:
+    """Since when keys have waited."""
+
+    def __init__(self) -> None:
+        self._since: dict[Key, float] = {}
+        self._earliest = _Earliest()
+
+    def put(self, key: Key, since: float | None) -> None:
+        """The earliest instant that is given of a key counts, until None says that it waits no longer."""
+        held = self._since.get(key)
+        if held is not None and since is not None and held <= since:
+            return
+        if held is not None:
+            del self._since[key]
+            self._earliest.add(held, -1)
+        if since is not None:
+            self._since[key] = since
+            self._earliest.add(since, 1)
+
+    def oldest_seconds(self, now: float) -> float:
+        first = self._earliest.first()
+        return 0.0 if first is None else max(0.0, now - first)
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+
 class _Earliest:
     """The least of many instants that come and go; most are shared by many claims."""
 
@@ -208,26 +289,23 @@ class _Earliest:
         self._heap: list[float] = []
         """All of `_held`, and some that are no longer."""
 
-    def add(self, instant: float | None) -> None:
-        if instant is None:
-            return
+    def add(self, instant: float, number: int) -> None:
+        """Hold it so many times more; with -1, once less."""
         if instant not in self._held:
             heapq.heappush(self._heap, instant)
-        self._held[instant] += 1
-        if len(self._heap) > 2 * len(self._held) + _STALE_ALLOWED:
-            self._heap = sorted(self._held)
-
-    def discard(self, instant: float | None) -> None:
-        if instant is None:
-            return
-        self._held[instant] -= 1
+        self._held[instant] += number
         if not self._held[instant]:
             del self._held[instant]
+        if len(self._heap) > 2 * len(self._held) + _STALE_ALLOWED:
+            self._heap = sorted(self._held)
 
     def first(self) -> float | None:
         while self._heap and self._heap[0] not in self._held:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
 
 
 def _microseconds(instant: float) -> int:

@@ -5,6 +5,7 @@ Label values come from fixed sets, and every series exists from the start, so th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -58,6 +59,9 @@ EVENT_RESULTS: tuple[EventResult, ...] = ("written", "merged", "dropped", "faile
 _PREFIX = "pull_secret_updater_"
 _MINT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LATENESS_BUCKETS = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0)
+_LIFE_LEFT_BUCKETS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.34, 0.35, 0.4, 0.45, 0.5, 0.75, 1.0)
+_HOLD_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_HORIZONS = {300: "5m", 900: "15m", 3600: "60m"}
 
 
 class Metrics:
@@ -87,6 +91,19 @@ class Metrics:
         self._lateness = self._histogram(
             "refresh_lateness_seconds", "How long after its deadline a refresh began.", _LATENESS_BUCKETS
         )
+        self._life_left = self._histogram(
+            "replaced_life_left_ratio",
+            "The share of its life that was left of a token when the next one was written, where that was scheduled.",
+            _LIFE_LEFT_BUCKETS,
+        )
+        self._hold = self._histogram(
+            "event_loop_hold_seconds", "How late the event loop was for a timer, once a second.", _HOLD_BUCKETS
+        )
+        self._clock_skew = self._gauge(
+            "issuer_clock_skew_seconds",
+            "How far ahead of ours the issuer's clock was at its last response, to the second; NaN before one.",
+            ("provider",),
+        )
         self._queue_depth = self._gauge(
             "queue_depth", "Claims that are due and are waiting for a worker.", ("provider",)
         )
@@ -101,6 +118,7 @@ class Metrics:
             "watch_age_seconds", "Seconds since the last sign of life from the API server, longest of all watches."
         )
         for provider in providers:
+            self.clock_skew(provider, math.nan)
             for result in RESULTS:
                 for reason in Reason:
                     self._refreshes.labels(provider, result, reason.value)
@@ -131,6 +149,18 @@ class Metrics:
     def begun(self, lateness_seconds: float) -> None:
         """Record how long after its deadline a claim was taken from its queue."""
         self._lateness.observe(max(0.0, lateness_seconds))
+
+    def replaced(self, life_left_ratio: float) -> None:
+        """Record how much of its life a token had left when the next one was written in its place."""
+        self._life_left.observe(life_left_ratio)
+
+    def held(self, seconds: float) -> None:
+        """Record how late the event loop was for a timer."""
+        self._hold.observe(seconds)
+
+    def clock_skew(self, provider: str, seconds: float) -> None:
+        """Set how far the issuer's clock is ahead of ours."""
+        self._clock_skew.labels(provider).set(seconds)
 
     def relisted(self, reason: str) -> None:
         """Count a list of all Secrets."""
@@ -211,7 +241,28 @@ class _StateCollector(Collector):
         yield _gauge(
             "secret_expires_timestamp_seconds_min",
             "The earliest expiry of all Secrets; NaN if there is none.",
-            float("nan") if counts.earliest_expiry is None else counts.earliest_expiry,
+            math.nan if counts.earliest_expiry is None else counts.earliest_expiry,
+        )
+        yield _gauge(
+            "life_left_ratio_min",
+            "The least share of its life left of any token, from 0 to 1; NaN if there is none.",
+            math.nan if counts.least_life_left is None else counts.least_life_left,
+        )
+        yield _gauge(
+            "oldest_unfilled_seconds",
+            "For how long the claim that has waited longest for its first token has been known; 0 if none waits.",
+            counts.oldest_unfilled_seconds,
+        )
+        yield _gauge(
+            "oldest_overdue_seconds",
+            "For how long the refresh that has waited longest has been due; 0 if none waits.",
+            counts.oldest_overdue_seconds,
+        )
+        yield _gauges(
+            "due_claims",
+            "Claims that need a token within so many minutes, those that wait for one already among them.",
+            "horizon",
+            {_HORIZONS[seconds]: number for seconds, number in counts.due_within.items()},
         )
         yield _gauge("expired_claims", "Claims whose token has expired.", states[State.EXPIRED])
         yield CounterMetricFamily(

@@ -24,7 +24,8 @@ for EKS, GKE, AKS, on-prem and others.
 
     helm upgrade --install pull-secret-updater . --namespace pull-secret-updater --create-namespace --values values.yaml
 
-Uninstalling removes all of it and leaves the Secrets with their tokens. The chart has no CRD, no hook, and no Secret.
+Uninstalling removes all of it and leaves the Secrets with their tokens. The chart has no CRD, no Secret, and no hook
+but those of `helm test`.
 
 | value | default | |
 |---|---|---|

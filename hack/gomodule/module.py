@@ -46,6 +46,8 @@ class GoPrograms:
     packages: Mapping[str, str]
     """What to build, by the program's name."""
     ldflags: str = "-s -w"
+    tags: str = ""
+    """Go's build tags, with commas."""
     estimate: str
     """How long a build takes, for the user who waits."""
 
@@ -54,7 +56,8 @@ class GoPrograms:
         digest = hashlib.sha256()
         for file in (self.module / "go.mod", self.module / "go.sum", *self._own_sources()):
             digest.update(file.read_bytes())
-        digest.update(f"{sorted(self.packages.items())} {self.ldflags} {sys.platform} {platform.machine()}".encode())
+        how = f"{sorted(self.packages.items())} {self.ldflags} {sys.platform} {platform.machine()} {self.tags}"
+        digest.update(how.rstrip().encode())
         return user_cache(environment) / f"{self.name}-{digest.hexdigest()[:12]}"
 
     def _own_sources(self) -> list[Path]:
@@ -95,7 +98,7 @@ class GoPrograms:
             go = self._go(target.parent, progress)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as scratch:
                 for name, package in self.packages.items():
-                    go.build(package, output=f"{scratch}/out/{name}", ldflags=self.ldflags, name=name)
+                    go.build(package, output=f"{scratch}/out/{name}", ldflags=self.ldflags, tags=self.tags, name=name)
                 Path(scratch, "out").rename(target)
         progress.step(f"built in {target}")
 
@@ -153,11 +156,11 @@ class _Go:
     module: Path
     progress: Progress
 
-    def build(self, package: str, *, output: str, ldflags: str, name: str) -> None:
+    def build(self, package: str, *, output: str, ldflags: str, tags: str, name: str) -> None:
         # Listing the packages also downloads the modules: for Kubernetes, about 0.7 GiB.
-        lines = self._run("list", "-deps", package, title=f"fetch the Go modules of {name}")
+        lines = self._run("list", "-deps", "-tags", tags, package, title=f"fetch the Go modules of {name}")
         total = sum(not line.startswith("go: ") for line in lines)
-        command = ("build", "-v", "-ldflags", ldflags, "-o", output, package)
+        command = ("build", "-v", "-tags", tags, "-ldflags", ldflags, "-o", output, package)
         self._run(*command, title=f"compile {name}", total=total)
 
     def source(self, module: str) -> Path:

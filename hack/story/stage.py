@@ -4,6 +4,7 @@ On a user's cluster, the demo changes and removes nothing that was already there
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -60,10 +61,13 @@ class StageError(Exception):
 class Stage:
     """What has been set up when the demo begins."""
 
+    cluster: Cluster
     kubeconfig: Path
     """An admin's kubeconfig, with the demo's namespace as default."""
     issuer: Issuer
     controller: ControllerProcess
+    restart: Callable[[], ControllerProcess]
+    """Start another, which is ready when it returns."""
     watch: SecretWatch
 
 
@@ -80,9 +84,21 @@ def set_up(screen: Screen, *, kubeconfig: Path | None, directory: Path) -> Itera
         _install(screen, stack, cluster, given=kubeconfig is not None)
         mounted = stack.enter_context(MountedTokens(cluster, directory / "mounted"))
         issuer = _issuer(screen, stack, cluster, mounted)
-        controller = _controller(screen, stack, cluster, mounted, issuer, directory=directory / "controller")
+        names = (f"controller{number or ''}" for number in itertools.count())
+
+        def start() -> ControllerProcess:
+            return _controller(screen, stack, cluster, mounted, issuer, directory=directory / next(names))
+
+        controller = start()
         watch = stack.enter_context(SecretWatch(cluster.api, DEMO_NAMESPACE))
-        yield Stage(kubeconfig=cluster.kubeconfig_in(DEMO_NAMESPACE), issuer=issuer, controller=controller, watch=watch)
+        yield Stage(
+            cluster=cluster,
+            kubeconfig=cluster.kubeconfig_in(DEMO_NAMESPACE),
+            issuer=issuer,
+            controller=controller,
+            restart=start,
+            watch=watch,
+        )
 
 
 def _cluster(screen: Screen, stack: ExitStack, *, kubeconfig: Path | None, directory: Path) -> Cluster:

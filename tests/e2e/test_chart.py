@@ -18,13 +18,15 @@ from controller.config import load
 from hack.chart import CHART, HELM, HelmError, helm, readme, schema
 from hack.chart.helm import KUBE_VERSION
 from hack.localcluster import kubectl
+from hack.monitoring import DASHBOARD, RULES, promtool
 from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
 from tests.e2e.support import installed
 from tests.e2e.support.charts import EXAMPLES, Object, example, merged, of_kind, offer, render, start
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import Tenant, token
+from tests.e2e.support.commandline import command
+from tests.e2e.support.tenant import Tenant, eventually, token
 
 NAMESPACE = "pull-secret-updater"
 IDENTITY = "720909c9f5279097d847ad02a2f24ba8f59de36a/a033a6fabe0bfa0d"
@@ -76,6 +78,8 @@ def test_a_package_is_small_and_holds_no_example(tmp_path: Path) -> None:
     assert package.stat().st_size < 60 * 1024
     names = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout
     assert "pull-secret-updater/policies/own-writes.yaml" in names
+    assert "pull-secret-updater/monitoring/rules.yaml" in names
+    assert "prometheusrule.yaml" not in names
     assert "/ci/" not in names
 
 
@@ -96,50 +100,48 @@ def test_chart_image_and_controller_have_one_version_and_artifact_hub_is_told_th
     assert all(each["url"].startswith("https://") and each["name"] for each in told["links"])
 
 
-def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of values.yaml that isn't a mapping with something in it."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from leaves(inner, (*path, key))
-    else:
-        yield path, value
-
-
-VALUES: Object = yaml.safe_load((CHART / "values.yaml").read_text())
-LEAVES = {".".join(path): value for path, value in leaves(VALUES)}
+LEAVES = {leaf.path: leaf.default for leaf in readme.leaves()}
+"""All values by their path, as the chart's README lists them."""
 
 SENTINELS: Object = {
     "config": {"providers": {"x": {"type": "quay", "registries": ["quay.io"]}}},
+    "replicas": 0,
     "image.tag": "9.9.9",
     "image.digest": f"sha256:{'ab' * 32}",
     "image.pullPolicy": "Never",
     "podDisruptionBudget.maxUnavailable": 2,
     "credentials": [{"provider": "chainguard", "existingSecret": "keys", "keys": {"a": "caFile"}}],
     "policies.audiences": ["sentinel"],
-    "networkPolicy.egress.ports": [9999],
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sentinel"}}],
     "extraArgs": ["--sentinel"],
     "caBundle.key": "sentinel.crt",
-    "resources.requests.cpu": "77m",
-    "resources.requests.memory": "77Mi",
-    "resources.limits.memory": "777Mi",
+    "resources": {"requests": {"cpu": "77m"}},
     "nodeSelector.kubernetes.io/os": "sentinel",
     "rbac.aggregateUse": "admin",
     "metrics.crdCheck": "skip",
     "iAccept": "unguarded",
+    "metrics.rules.overrides": {"PullSecretRefused": {"for": "2h"}},
 }
 AROUND: Object = {
     "policies.audiences": {"config": {"serviceAccounts": {"enabled": True}}},
     "networkPolicy.ingress.from": {"networkPolicy": {"ingress": {"enabled": True}}},
-    "networkPolicy.egress.ports": {"networkPolicy": {"egress": {"enabled": True}}},
     "networkPolicy.egress.extra": {"networkPolicy": {"egress": {"enabled": True}}},
     "caBundle.key": {"caBundle": {"configMap": "corp"}},
     "rbac.create": {},
     "metrics.crdCheck": {"metrics": {"serviceMonitor": {"enabled": True}}},
     **{
         f"metrics.{kind}.{key}": {"metrics": {kind: {"enabled": True}}}
-        for kind in ("serviceMonitor", "podMonitor")
+        for kind in ("serviceMonitor", "podMonitor", "rules", "dashboard")
         for key in ("labels", "annotations", "namespace")
+        if (kind, key) != ("dashboard", "labels")
+    },
+    **{
+        f"metrics.rules.{key}": {"metrics": {"rules": {"enabled": True}}}
+        for key in ("overrides", "runbookBaseUrl", "dashboardUrl", "job", "extra")
+    },
+    **{
+        f"metrics.dashboard.{key}": {"metrics": {"dashboard": {"enabled": True}}}
+        for key in ("label", "labelValue", "folder")
     },
     "iAccept": {"config": {"scope": "cluster"}, "policies": {"enabled": False}},
 }
@@ -191,8 +193,9 @@ def test_every_value_does_something(path: str, tmp_path: Path) -> None:
 def test_every_value_that_a_template_reads_is_in_values_yaml() -> None:
     texts = "".join(file.read_text() for file in (CHART / "templates").iterdir())
     read = {match.split(".")[0] for match in re.findall(r"\.Values\.([A-Za-z.]+)", texts)}
-    assert read <= VALUES.keys()
-    assert VALUES.keys() - read - {"global"} == {
+    values = {path.partition(".")[0] for path in LEAVES}
+    assert read <= values
+    assert values - read - {"global"} == {
         *("nodeSelector", "tolerations", "affinity", "topologySpreadConstraints", "dnsConfig", "hostAliases")
     }, "read by their names in a loop"
 
@@ -209,6 +212,17 @@ OPEN = ("config", "global", "resources")
 WRONG = [(path, other) for path, value in LEAVES.items() if path.split(".")[0] not in OPEN for other in wrong(value)]
 
 
+@pytest.mark.parametrize("most", [0, "0%"])
+def test_a_budget_that_would_block_every_drain_is_refused(most: int | str, tmp_path: Path) -> None:
+    with pytest.raises(HelmError, match="podDisruptionBudget/maxUnavailable"):
+        render(merged(example("chainguard"), at("podDisruptionBudget.maxUnavailable", most)), tmp_path=tmp_path)
+
+
+def test_there_may_be_no_budget(tmp_path: Path) -> None:
+    rendered = render(merged(example("chainguard"), at("podDisruptionBudget.maxUnavailable", None)), tmp_path=tmp_path)
+    assert of_kind(rendered, "PodDisruptionBudget") == []
+
+
 def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> None:
     """All in one call: each wrong value has its own line."""
     assert len(WRONG) >= 100
@@ -223,9 +237,7 @@ def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> N
             render(values, tmp_path=tmp_path)
         told = str(caught.value)
         places = {match.replace("~1", "/").replace("/", ".") for match in re.findall(r"at '/([^']*)'", told)}
-        may_be = ["podDisruptionBudget.maxUnavailable"]
-        missing = [path for path in tried if not any(place.startswith(path.replace("/", ".")) for place in places)]
-        assert [path for path in missing if path not in may_be] == []
+        assert [path for path in tried if not any(place.startswith(path.replace("/", ".")) for place in places)] == []
 
 
 @pytest.mark.parametrize(
@@ -255,8 +267,13 @@ def test_a_wrong_configuration_is_refused_before_anything_is_installed(
             "there is no provider other.*chainguard.*correct the name",
         ),
         ({"image": {"tag": "latest"}}, "image.tag is latest.*set a version"),
+        ({"replicas": 2}, "replicas is 2, and none of them leads.*set replicas=1"),
         ({"config": {"scope": "cluster"}, "policies": {"enabled": False}}, "lets anyone.*policies.enabled=true"),
         ({"config": {"scope": "namespaces"}}, "config.namespaces is empty: name at least one"),
+        (
+            {"metrics": {"rules": {"overrides": {"PullSecretRefuse": {"for": "2h"}}}}},
+            "there is no alert PullSecretRefuse: use a name of docs/monitoring.md",
+        ),
         ({"fullnameOverride": "x" * 40, "config": {"serviceAccounts": {"enabled": True}}}, "set fullnameOverride"),
     ],
 )
@@ -266,24 +283,27 @@ def test_what_cant_work_is_refused_with_the_cure(values: Object, told: str, tmp_
         render(merged(base, values), tmp_path=tmp_path, namespace="n" * 30)
 
 
-MONITORS = {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}}
-SERVICE_MONITOR = "monitoring.coreos.com/v1/ServiceMonitor"
+OPERATORS = {"ServiceMonitor": "serviceMonitor", "PodMonitor": "podMonitor", "PrometheusRule": "rules"}
+"""The kinds of the Prometheus operator, and what switches each on."""
+MONITORS = {key: {"enabled": True} for key in OPERATORS.values()}
+CRDS = {kind: f"monitoring.coreos.com/v1/{kind}" for kind in OPERATORS}
 
 
-@pytest.mark.parametrize(("check", "crds"), [("none", ()), ("skip", ()), ("skip", (SERVICE_MONITOR,))])
-def test_a_monitor_without_its_crd_is_rendered_or_left_out_as_one_says(
-    check: str, crds: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize(("check", "known"), [("none", ()), ("skip", ()), ("skip", ("ServiceMonitor",))])
+def test_what_has_no_crd_is_rendered_or_left_out_as_one_says(
+    check: str, known: tuple[str, ...], tmp_path: Path
 ) -> None:
     values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": check}})
-    found = {each["kind"] for each in render(values, tmp_path=tmp_path, crds=crds)} & {"ServiceMonitor", "PodMonitor"}
-    assert found == ({"ServiceMonitor", "PodMonitor"} if check == "none" else {"ServiceMonitor"} if crds else set())
+    rendered = render(values, tmp_path=tmp_path, crds=[CRDS[kind] for kind in known])
+    assert {each["kind"] for each in rendered} & {*CRDS} == {*(CRDS if check == "none" else known)}
 
 
 def test_or_nothing_is_installed_and_helm_says_what_is_missing(tmp_path: Path) -> None:
     values = merged(example("chainguard"), {"metrics": {**MONITORS, "crdCheck": "fail"}})
-    with pytest.raises(HelmError, match=r"the cluster has no PodMonitor: install the CRDs .*metrics\.crdCheck=skip"):
-        render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR,))
-    assert render(values, tmp_path=tmp_path, crds=(SERVICE_MONITOR, "monitoring.coreos.com/v1/PodMonitor"))
+    told = r"the cluster has no PodMonitor and no PrometheusRule: install the CRDs .*metrics\.crdCheck=skip"
+    with pytest.raises(HelmError, match=told):
+        render(values, tmp_path=tmp_path, crds=[CRDS["ServiceMonitor"]])
+    assert render(values, tmp_path=tmp_path, crds=[*CRDS.values()])
 
 
 def test_the_notes_say_what_was_left_out(cluster: Cluster, tmp_path: Path) -> None:
@@ -292,7 +312,7 @@ def test_the_notes_say_what_was_left_out(cluster: Cluster, tmp_path: Path) -> No
     cluster.kubectl("create", "namespace", NAMESPACE, check=False)
     on_it = ("--kubeconfig", cluster.kubeconfig, "--dry-run=server")
     shown = helm("install", "psu", CHART, "-n", NAMESPACE, "-f", file, *on_it)
-    assert "since the cluster has no such kind: ServiceMonitor, PodMonitor." in shown
+    assert "since the cluster has no such kind: PodMonitor, PrometheusRule, ServiceMonitor." in shown
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -307,6 +327,73 @@ def test_the_notes_are_short_and_say_what_can_be_read(cluster: Cluster, name: st
         assert "can read every Secret of the cluster" in notes
     if name == "unguarded":
         assert "WARNING: the admission policies are off" in notes
+
+
+# --- monitoring ---
+
+
+def groups(objects: list[Object]) -> list[Object]:
+    """Of the only PrometheusRule."""
+    (rule,) = of_kind(objects, "PrometheusRule")
+    found: list[Object] = rule["spec"]["groups"]
+    return found
+
+
+def alerts(objects: list[Object]) -> dict[str, Object]:
+    return {rule["alert"]: rule for group in groups(objects) for rule in group["rules"] if "alert" in rule}
+
+
+def with_metrics(**metrics: Object) -> Object:
+    return merged(example("chainguard"), {"metrics": metrics})
+
+
+def test_the_rules_are_those_of_manifests_without_links_to_nowhere(tmp_path: Path) -> None:
+    plain = yaml.safe_load(RULES.read_text())["groups"]
+    for rule in plain[0]["rules"]:
+        for link in ("runbook_url", "dashboard_url"):
+            rule.get("annotations", {}).pop(link, None)
+    assert groups(render(with_metrics(rules={"enabled": True}), tmp_path=tmp_path)) == plain
+
+
+def test_rules_go_by_the_job_that_the_monitors_give_and_by_what_the_values_say(tmp_path: Path) -> None:
+    rules = {
+        "enabled": True,
+        "runbookBaseUrl": "https://wiki.corp.example/runbooks/",
+        "dashboardUrl": "https://grafana.corp.example/d/pull-secret-updater",
+        "overrides": {
+            "PullSecretExpired": {"for": "5m", "labels": {"severity": "page"}},
+            "PullSecretContested": {"enabled": False},
+        },
+        "extra": [{"alert": "Mine", "expr": "vector(1)"}],
+    }
+    values = merged(with_metrics(rules=rules, serviceMonitor={"enabled": True}), {"nameOverride": "tokens"})
+    objects = render(values, tmp_path=tmp_path)
+    found = alerts(objects)
+    (monitor,), (service,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "Service")
+    job = service["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+    assert found["PullSecretUpdaterAbsent"]["expr"] == f'absent(up{{job="{job}"}} == 1)'
+    assert job == "tokens"
+    assert found["PullSecretExpired"]["for"] == "5m"
+    assert found["PullSecretExpired"]["labels"] == {"severity": "page"}
+    assert found["PullSecretExpired"]["annotations"]["runbook_url"].endswith("example/runbooks/PullSecretExpired.md")
+    assert found["PullSecretExpired"]["annotations"]["dashboard_url"] == rules["dashboardUrl"]
+    assert "PullSecretContested" not in found
+    assert found["Mine"] == {"alert": "Mine", "expr": "vector(1)"}
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": groups(objects)}))
+    promtool("check", "rules", tmp_path / "rules.yaml")
+
+
+def test_the_dashboard_is_that_of_manifests_where_a_sidecar_looks_for_it(tmp_path: Path) -> None:
+    dashboard = {"enabled": True, "folder": "Platform", "namespace": "monitoring"}
+    (shipped,) = [
+        each
+        for each in of_kind(render(with_metrics(dashboard=dashboard), tmp_path=tmp_path), "ConfigMap")
+        if each["metadata"]["name"].endswith("-dashboard")
+    ]
+    assert shipped["metadata"]["namespace"] == "monitoring"
+    assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert shipped["metadata"]["annotations"] == {"grafana_folder": "Platform"}
+    assert json.loads(shipped["data"]["pull-secret-updater.json"]) == json.loads(DASHBOARD.read_text())
 
 
 # --- the same as manifests/ ---
@@ -538,6 +625,46 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
         found = cluster.kubectl("get", kind, "-n", NAMESPACE, "-l", "app.kubernetes.io/instance=psu", "-o", "name")
         assert found.stdout == ""
     assert {each.namespace: token(each.secret()) for each in everyone} == before
+
+
+def test_helm_tests_rights_are_enough_for_what_its_pod_runs_and_only_while_it_runs(
+    cluster: Cluster, release: Callable[[Object], Object], tmp_path: Path
+) -> None:
+    tested = merged(example("chainguard"), {"test": {"enabled": True}})
+    release(tested)
+    installed.wait_for_policies(cluster)
+    fullname = {"fullnameOverride": "charted", "serviceAccount": {"create": False, "name": "controller"}}
+    objects = render(merged(tested, fullname), tmp_path=tmp_path)
+    hooks = [each for each in objects if each["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"]
+    (pod,) = of_kind(hooks, "Pod")
+    status = {"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1}}
+    merge = ("--subresource=status", "--type=merge", "-p", json.dumps(status))
+    cluster.kubectl("patch", "deployment", "charted", "-n", NAMESPACE, *merge)
+    rights = yaml.safe_dump_all(each for each in hooks if each is not pod)
+    cluster.kubectl("apply", "-f", "-", input=rights)
+    try:
+        account = cluster.service_account_kubeconfig(NAMESPACE, pod["spec"]["serviceAccountName"])
+        (container,) = pod["spec"]["containers"]
+        done = eventually(
+            lambda: _without_unknown(command(account, *container["args"], "-o", "json")),
+            timeout=60,
+            what="RBAC is in force",
+        )
+    finally:
+        cluster.kubectl("delete", "-f", "-", "--ignore-not-found", input=rights)
+    assert done is not None
+    assert done.returncode == 0, done.stdout
+    assert len(json.loads(done.stdout)["items"]) == 16
+    cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump(pod))
+    assert "helm.sh/hook-delete-policy" in json.dumps(hooks)
+    for each in hooks:
+        found = cluster.kubectl("get", each["kind"], each["metadata"]["name"], "-n", NAMESPACE, check=False)
+        assert "NotFound" in found.stderr, "an install leaves no right of the test behind"
+
+
+def _without_unknown(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str] | None":
+    """None while something could not be looked at."""
+    return None if done.returncode == 3 else done
 
 
 PAGE = (installed.ROOT / "docs" / "helm.md").read_text()

@@ -2,52 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from testing.behaviour import Behaviour
 from testing.controller import ControllerProcess
 from testing.exchange import Issuer
 from testing.mounted import MountedTokens
+from tests.e2e.support.faulty import KINDS, create, providers
 from tests.e2e.support.tenant import FILL_SECONDS, Tenant, filled_for
 
 Start = Callable[..., ControllerProcess]
 SETTLED_SECONDS = 20
 
-KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "Immutable": ("refused", {"immutable": True}),
-    "IdentityEmpty": ("refused", {"identity": "", "annotations": {"identity": ""}}),
-    "AnnotationTooLong": ("refused", {"annotations": {"refresh": "x" * 257}}),
-    "ServiceAccountInvalid": ("refused", {"annotations": {"service-account": "team-a/default"}}),
-    "TokenRequestRefused": ("refused", {"annotations": {"service-account": "default", "registries": "cgr.dev"}}),
-    "ProviderUnknown": ("refused", {"annotations": {"provider": "nobody"}}),
-    "IdentityUnrecognised": ("refused", {"identity": "nobody"}),
-    "ProviderAmbiguous": ("refused", {"annotations": {"registries": "shared.example"}}),
-    "RegistryNotAllowed": ("refused", {"annotations": {"registries": "evil.example"}}),
-    "ConfigUnreadable": ("refused", {"config": {"auths": ["cgr.dev"]}}),
-    "ForeignEntryUnreadable": ("refused", {"config": {"auths": {"quay.io": "token"}}}),
-    "PausedUnclear": ("paused", {"annotations": {"paused": "perhaps"}}),
-    "MintRefused": ("refused", {}),
-    "IssuerUnavailable": ("unfilled", {}),
-}
-"""By reason: in which state a Secret of this kind counts, and how it is created."""
-
 
 @pytest.fixture
 def running(controller: Start, mounted: MountedTokens, issuer: Issuer) -> ControllerProcess:
     """With two providers of one type that have a host in common, and series per Secret."""
-    one = {"type": "chainguard", "issuer": issuer.url, "tokenFile": str(mounted.oidc_token), "timeoutSeconds": 2}
-    return controller(
-        config={
-            "perSecretMetrics": True,
-            "providers": {
-                "chainguard": {**one, "registries": ["cgr.dev", "shared.example"]},
-                "other": {**one, "registries": ["other.example", "shared.example"]},
-            },
-        }
-    )
+    return controller(config={"perSecretMetrics": True, "providers": providers(issuer, mounted)})
 
 
 def test_each_kind_of_faulty_secret_moves_its_series(
@@ -60,11 +32,9 @@ def test_each_kind_of_faulty_secret_moves_its_series(
     good.filled()
     expected = others + Counter(valid=1)
     faulty: dict[str, Tenant] = {}
-    for reason, (state, arguments) in KINDS.items():
-        faulty[reason] = tenant = tenants()
-        if reason in {"MintRefused", "IssuerUnavailable"}:
-            issuer.behave(tenant.identity, Behaviour(status=403 if reason == "MintRefused" else 503))
-        tenant.create(**{"annotations": {"registries": "cgr.dev"}, **arguments})
+    for reason, (state, _) in KINDS.items():
+        faulty[reason] = tenants()
+        create(reason, faulty[reason], issuer)
         expected[state] += 1
     contested = tenants()
     contested.create(annotations={"registries": "cgr.dev"})

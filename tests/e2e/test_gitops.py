@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ import pytest
 import yaml
 from lupa import LuaRuntime  # type: ignore[import-untyped]
 
+from hack.fluxhealth import FLUX_HEALTH
+from testing.behaviour import Behaviour
 from testing.exchange import Issuer
 from tests.e2e.support import installed
 from tests.e2e.support.cluster import Cluster
-from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, Tenant, eventually, filled_for, token
+from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, Tenant, annotation, eventually, filled_for, token
 
 PAGE = (Path(__file__).parents[2] / "docs" / "gitops.md").read_text()
 Apply = Callable[[Cluster, dict[str, Any], dict[str, Any] | None], str]
@@ -152,24 +156,78 @@ def test_the_policy_touches_nothing_but_what_asks_and_has_no_content(cluster: Cl
     assert tenant.config() == config
 
 
+def argo_cds_view(secret: dict[str, Any]) -> dict[str, Any]:
+    """What the page's script makes of it, which Argo CD runs in a Lua with these libraries."""
+    (script,) = re.findall(r"^```lua\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    lua = LuaRuntime(unpack_returned_tuples=True)
+    lua.globals()["obj"] = lua.table_from(secret, recursive=True)
+    return dict(lua.execute(script))
+
+
+def fluxs_view(secret: dict[str, Any]) -> str:
+    """What Flux's own code makes of it with the page's expressions: Current, InProgress or Failed."""
+    (text,) = re.findall(r"^```yaml\n# in the spec of a Kustomization\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (check,) = yaml.safe_load(text)["healthCheckExprs"]
+    told = subprocess.run(
+        [FLUX_HEALTH.find_or_build() / "fluxhealth"],
+        input=json.dumps({"check": check, "object": secret}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return told.stdout.strip()
+
+
+FUTURE, PAST = "2999-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
+PROGRESSING = {"status": "Progressing", "message": "waiting for the first token"}
+EXPIRED = {"status": "Degraded", "message": "the token has expired: does the controller run?"}
+
+
 @pytest.mark.parametrize(
-    ("annotations", "health"),
+    ("annotations", "argo", "flux"),
     [
-        ({}, {"status": "Healthy"}),
-        ({"identity": "x"}, {"status": "Progressing", "message": "waiting for the first token"}),
-        ({"identity": "x", "expires-at": "2026"}, {"status": "Healthy"}),
-        ({"identity": "x", "expires-at": "2026", "identity.a": "y"}, "Progressing"),
-        ({"identity.a": "y", "expires-at.a": "2026"}, {"status": "Healthy"}),
-        ({"identity": "x", "error": "MintRefused: no"}, {"status": "Degraded", "message": "MintRefused: no"}),
-        ({"identity": "x", "expires-at": "2026", "error.a": "no"}, {"status": "Degraded", "message": "no"}),
-        ({"identities": "x", "errors": "no"}, {"status": "Healthy"}),
+        ({}, {"status": "Healthy"}, "Current"),
+        ({"identity": "x"}, PROGRESSING, "InProgress"),
+        ({"identity": "x", "expires-at": FUTURE}, {"status": "Healthy"}, "Current"),
+        ({"identity": "x", "expires-at": PAST}, EXPIRED, "Current"),
+        ({"identity": "x", "expires-at": FUTURE, "identity.a": "y"}, PROGRESSING, "InProgress"),
+        ({"identity": "x", "expires-at": FUTURE, "identity.a": "y", "expires-at.a": PAST}, EXPIRED, "Current"),
+        ({"identity.a": "y", "expires-at.a": FUTURE}, {"status": "Healthy"}, "Current"),
+        ({"identity": "x", "error": "MintRefused: no"}, {"status": "Degraded", "message": "MintRefused: no"}, "Failed"),
+        ({"identity": "x", "expires-at": PAST, "error.a": "no"}, {"status": "Degraded", "message": "no"}, "Failed"),
+        ({"identities": "x", "errors": "no"}, {"status": "Healthy"}, "Current"),
     ],
     ids=str,
 )
-def test_the_health_check_for_argo_cd_says_what_the_annotations_say(annotations: dict[str, str], health: Any) -> None:
-    (script,) = re.findall(r"^```lua\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    lua = LuaRuntime(unpack_returned_tuples=True)
-    ours = {PREFIX + key: value for key, value in annotations.items()}
-    lua.globals()["obj"] = lua.table_from({"metadata": lua.table_from({"annotations": lua.table_from(ours)})})
-    found = dict(lua.execute(script))
-    assert found == health if isinstance(health, dict) else found["status"] == health
+def test_the_health_checks_for_argo_cd_and_flux_say_what_the_annotations_say(
+    annotations: dict[str, str], argo: dict[str, str], flux: str
+) -> None:
+    secret = {"metadata": {"name": "s", "annotations": {PREFIX + key: value for key, value in annotations.items()}}}
+    assert argo_cds_view(secret) == argo
+    assert fluxs_view(secret) == flux
+
+
+def test_a_secret_without_annotations_is_healthy() -> None:
+    assert argo_cds_view({"metadata": {"name": "s"}}) == {"status": "Healthy"}
+    assert fluxs_view({"metadata": {"name": "s"}}) == "Current"
+
+
+def test_a_valid_a_refused_and_an_unfilled_secret_are_told_apart(
+    cluster: Cluster, tenants: Callable[[], Tenant], issuer: Issuer
+) -> None:
+    valid, refused, unfilled = tenants(), tenants(), tenants()
+    issuer.behave(refused.identity, Behaviour(status=403))
+    for tenant in (valid, refused):
+        tenant.create(tenant.identity)
+    unfilled.create(unfilled.identity, annotations={"paused": "true"})
+    valid.filled()
+    refused.wait(lambda secret: annotation(secret, "error") is not None, timeout=FILL_SECONDS)
+    seen = [tenant.secret() for tenant in (valid, refused, unfilled)]
+    assert [argo_cds_view(secret)["status"] for secret in seen] == ["Healthy", "Degraded", "Progressing"]
+    assert [fluxs_view(secret) for secret in seen] == ["Current", "Failed", "InProgress"]
+    (wait,) = re.findall(r"`kubectl (wait [^`]*)`", PAGE)
+    codes = [
+        cluster.kubectl(*shlex.split(wait.replace("1m", "1s")), "-n", tenant.namespace, check=False).returncode
+        for tenant in (valid, refused, unfilled)
+    ]
+    assert codes == [0, 1, 1]

@@ -50,7 +50,9 @@ def operators(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("apply", "--server-side", *files)
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *files)
     yield
-    cluster.kubectl("delete", *files)
+    cluster.kubectl(
+        "delete", "--wait=false", *files
+    )  # nothing waits for the finalizers of kinds that nobody needs again
 
 
 def test_every_piece_of_yaml_is_of_a_sort_that_is_tried_below() -> None:

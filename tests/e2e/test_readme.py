@@ -8,18 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import Metric
 
 from controller.core.annotations import Written, render_written
 from controller.core.errors import Problem
-from controller.observe.metrics import Metrics
 from hack.localcluster import kubectl
 from testing.exchange import Issuer
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.installed import ROOT
 from tests.e2e.support.observer import Observer
 from tests.e2e.support.tenant import FILL_SECONDS, PREFIX, Tenant, annotation, filled_for, token
-from tests.unit.fakes import NO_CLAIMS
 
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_ELSEWHERE = ("hack/demo", "hack/test")
@@ -103,18 +100,8 @@ def test_the_command_for_when_something_is_wrong_shows_every_identity_and_error(
     assert dict(facts)["error.nobody"].startswith("ProviderUnknown: ")
 
 
-def test_the_readme_names_every_metric_annotation_and_reason() -> None:
+def test_the_readme_names_every_annotation_and_reason() -> None:
     text = (ROOT / "README.md").read_text()
-    series = {family.name.removeprefix("pull_secret_updater_") for family in _families()}
-    assert {name for name in series if name not in text} == set()
     written = render_written("", Written(0, 0, 0, "", "", (), None))
     assert {key for key in written if f"`{key.removeprefix(PREFIX)}`" not in text} == set()
     assert {problem.reason for problem in Problem if f"`{problem.reason}`" not in text} == set()
-
-
-def _families() -> Iterator[Metric]:
-    metrics = Metrics(providers=["any"], policies=["any"], relist_reasons=["any"])
-    metrics.watch_states(lambda: NO_CLAIMS, secrets=list)
-    metrics.watch_targets(dict)
-    metrics.watch_grants()
-    return (family for family in metrics.registry.collect() if family.name.startswith("pull_secret_updater_"))

@@ -25,7 +25,7 @@ from controller.core.projection import project
 from controller.core.schedule import RefreshWindow, refresh_at
 from controller.core.states import State
 from controller.net.transport import Stream, Unreachable
-from controller.observe.counts import StateCounts
+from controller.observe.counts import HORIZONS_SECONDS, StateCounts
 from controller.observe.metrics import Metrics
 from tests.unit.virtual_time import EPOCH_SECONDS
 
@@ -39,7 +39,16 @@ SHAPES = (
     Shape(re.compile(r"arn:aws:iam::\d{12}:role/.+"), frozenset({"ecr", "ecr-public"})),
 )
 WINDOW = RefreshWindow()
-NO_CLAIMS = StateCounts(dict.fromkeys(State, 0), dict.fromkeys(Problem, 0), expired_seconds=0.0, earliest_expiry=None)
+NO_CLAIMS = StateCounts(
+    dict.fromkeys(State, 0),
+    dict.fromkeys(Problem, 0),
+    expired_seconds=0.0,
+    earliest_expiry=None,
+    least_life_left=None,
+    oldest_unfilled_seconds=0.0,
+    oldest_overdue_seconds=0.0,
+    due_within=dict.fromkeys(HORIZONS_SECONDS, 0),
+)
 UID = "3b0a1f3e-0000-4000-8000-000000000001"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,13 @@ async def test_after_a_clock_was_set_back_an_event_about_a_refused_refresh_costs
             engine.api.merge_patch("team-a", NAME, {"metadata": {"labels": {"n": str(number)}}})
             await asyncio.sleep(0.1)
         assert engine.mints <= before + 1
+
+
+@pytest.mark.parametrize("ahead", [90, -90, 0])
+async def test_the_skew_of_an_issuers_clock_is_read_from_its_answers(engine: Engine, ahead: int) -> None:
+    engine.issuer._clock = Off(engine.clock, ahead)
+    async with engine.running():
+        assert math.isnan(engine.metric("issuer_clock_skew_seconds", provider="chainguard"))
+        engine.ask("team-a")
+        await engine.settle()
+        assert engine.metric("issuer_clock_skew_seconds", provider="chainguard") == pytest.approx(ahead, abs=1)

@@ -153,3 +153,35 @@ async def test_what_may_not_be_written_into_the_secret_is_counted_under_its_reas
         await asyncio.sleep(30)
         assert engine.metric("refused_claims", reason="WriteRefused") == 0
         assert engine.metric("claims", state="valid") == 1
+
+
+async def test_with_a_healthy_issuer_at_least_35_percent_of_a_life_is_left_at_any_time(engine: Engine) -> None:
+    for number in range(20):
+        engine.ask(f"team-{number}", number)
+    async with engine.running():
+        least = 1.0
+        for _ in range(5 * 60):
+            await asyncio.sleep(60)
+            least = min(least, engine.metric("life_left_ratio_min"))
+        assert 0.345 < least < 0.5, "a minute later than at the refresh"
+        refreshes = engine.metric("replaced_life_left_ratio_count")
+        assert refreshes > 20 * 7
+        assert engine.metric("replaced_life_left_ratio_bucket", le="0.34") == 0
+        assert engine.metric("replaced_life_left_ratio_bucket", le="0.5") == refreshes
+
+
+async def test_an_outage_is_seen_in_the_life_left_and_in_what_is_overdue_before_anything_expires(
+    engine: Engine,
+) -> None:
+    engine.ask("team-a")
+    async with engine.running():
+        engine.issuer.fail(503)
+        engine.ask("team-b", 2)
+        await asyncio.sleep(0.8 * HOUR)
+        assert engine.metric("life_left_ratio_min") == pytest.approx(0.2, abs=0.001)
+        assert 0.15 * HOUR <= engine.metric("oldest_overdue_seconds") <= 0.31 * HOUR
+        assert engine.metric("oldest_unfilled_seconds") == pytest.approx(0.8 * HOUR, abs=1)
+        engine.issuer.heal()
+        await asyncio.sleep(60)
+        assert engine.metric("oldest_overdue_seconds") == engine.metric("oldest_unfilled_seconds") == 0
+        assert engine.metric("replaced_life_left_ratio_bucket", le="0.2") == 1

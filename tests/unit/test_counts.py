@@ -242,6 +242,121 @@ def test_who_was_paused_resumed_and_deleted_leaves_nothing_behind(world: World) 
     assert len(world.counter._changes) <= 64
 
 
+# What is left, what waits, what is to come.
+
+
+def test_the_least_life_left_is_a_share_so_that_a_short_token_can_have_less_of_it_than_one_that_ends_sooner(
+    world: World, clock: Clock
+) -> None:
+    world.put("a", expires_at=NOW + 12 * HOUR)
+    world.put("b", expires_at=NOW + 900)
+    clock.step(450)
+    assert world.take().least_life_left == 0.5
+    world.put("b", issued_at=NOW + 450, expires_at=NOW + 1350)
+    clock.step(180)
+    assert world.take().least_life_left == 0.8
+    world.put("c", issued_at=NOW - 11 * HOUR, expires_at=NOW + HOUR)
+    assert world.take().least_life_left == pytest.approx((HOUR - 630) / (12 * HOUR))
+
+
+@pytest.mark.parametrize(
+    ("after", "left"), [(0, 1.0), (-5, 1.0), (HOUR / 4, 0.75), (HOUR - 36, 0.01), (HOUR, 0.0), (2 * HOUR, 0.0)]
+)
+def test_a_share_is_from_0_to_1(world: World, clock: Clock, after: float, left: float) -> None:
+    world.put()
+    clock.step(after)
+    assert world.take().least_life_left == left
+
+
+@pytest.mark.parametrize("fields", [{"overrides": {"paused": "true"}}, None], ids=["paused", "removed"])
+def test_what_is_paused_or_gone_has_no_life_left_and_waits_for_nothing(
+    world: World, clock: Clock, fields: dict[str, Any] | None
+) -> None:
+    world.put("a")
+    world.put_version(managed(annotated(identity=IDENTITY), name="b", resource_version="90"))
+    clock.step(0.7 * HOUR)
+    counts = world.take()
+    assert min(counts.least_life_left or 0, counts.oldest_unfilled_seconds, counts.oldest_overdue_seconds) > 0
+    for name in ("a", "b"):
+        if fields:
+            world.put(name, **fields)
+        else:
+            world.remove(name)
+    counts = world.take()
+    assert counts.least_life_left is None
+    assert (counts.oldest_unfilled_seconds, counts.oldest_overdue_seconds) == (0, 0)
+    assert set(counts.due_within.values()) == {0}
+    assert not world.counter._lives
+    assert not world.counter._due
+
+
+def test_the_oldest_unfilled_is_the_one_that_has_been_known_longest_and_still_has_no_token(
+    world: World, clock: Clock
+) -> None:
+    def unfilled(name: str) -> None:
+        world.versions += 1
+        version = str(world.versions)
+        world.put_version(managed(annotated(identity=IDENTITY), name=name, resource_version=version))
+
+    unfilled("a")
+    clock.step(30)
+    unfilled("b")
+    unfilled("a")
+    assert world.take().oldest_unfilled_seconds == 30
+    clock.step(10)
+    world.put("a", issued_at=NOW + 40)
+    assert world.take().oldest_unfilled_seconds == 10
+    world.put("b", issued_at=NOW + 40)
+    assert world.take().oldest_unfilled_seconds == 0
+
+
+def test_what_a_person_must_mend_is_refused_and_not_waiting(world: World, clock: Clock) -> None:
+    world.put_version(managed(annotated(identity=IDENTITY, provider="unknown")))
+    clock.step(100)
+    assert (world.take().oldest_unfilled_seconds, world.take().due_within[300]) == (0, 0)
+
+
+def test_a_refresh_is_overdue_from_its_deadline_on_whoever_looks_and_past_the_tokens_end(clock: Clock) -> None:
+    world = World(clock)
+    secret = world.put()
+    due_at = world.policy.refresh_at(uid=secret.uid, issued_at=NOW, expiry=NOW + HOUR)
+    clock.step(0.65 * HOUR)
+    assert world.take().oldest_overdue_seconds == pytest.approx(clock() - due_at)
+    after_restart = World(clock)
+    after_restart.put()
+    clock.step(HOUR)
+    for each in (world, after_restart):
+        assert each.take().oldest_overdue_seconds == pytest.approx(clock() - due_at)
+    world.put(issued_at=int(clock()), expires_at=int(clock()) + HOUR)
+    assert world.take().oldest_overdue_seconds == 0
+
+
+def test_the_oldest_overdue_is_right_after_the_clock_was_set_back(world: World, clock: Clock) -> None:
+    clock.step(HOUR)
+    world.put(issued_at=NOW + HOUR, expires_at=NOW + 2 * HOUR, overrides={"refresh": "now"})
+    world.take()
+    clock.step(-HOUR / 2)
+    world.take()
+    clock.step(20)
+    assert world.take().oldest_overdue_seconds == 20
+
+
+def test_what_is_due_within_5_15_and_60_minutes_is_counted_to_the_minute(world: World, clock: Clock) -> None:
+    for number in range(100):
+        world.put(f"secret-{number}", uid=f"uid-{number}")
+    due = [
+        world.policy.refresh_at(uid=f"uid-{number}", issued_at=NOW, expiry=NOW + HOUR) - NOW for number in range(100)
+    ]
+    assert world.take().due_within == {300: 0, 900: 0, 3600: 100}
+    clock.step(0.5 * HOUR)
+    within = world.take().due_within
+    for horizon in (300, 900):
+        exactly = [sum(at <= 0.5 * HOUR + horizon + more for at in due) for more in (-60, 60)]
+        assert exactly[0] <= within[horizon] <= exactly[1]
+    clock.step(0.15 * HOUR)
+    assert set(world.take().due_within.values()) == {100}, "those that are due already"
+
+
 # By state and reason.
 
 ERROR = "MintRefused: the issuer refused this identity"
@@ -361,6 +476,11 @@ def step(world: World, random: Random) -> None:
             world.clock.step(random.choice([0, 0.5, 7, 40, 700, -5, -400]))
 
 
+def without_history(counts: StateCounts) -> StateCounts:
+    """What doesn't depend on when a claim was first seen."""
+    return dataclasses.replace(counts, expired_seconds=0, oldest_unfilled_seconds=0, oldest_overdue_seconds=0)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_kept_equals_what_a_look_at_every_secret_finds(clock: Clock, seed: int) -> None:
     world, random = World(clock), Random(seed)  # noqa: S311 -- no secret
@@ -374,7 +494,7 @@ def test_what_is_kept_equals_what_a_look_at_every_secret_finds(clock: Clock, see
         for secret in world.store:
             for view in secret.views():
                 fresh.counter.placed(view, world.policy.decide(view, clock(), world.contested.standing(view, clock())))
-        assert dataclasses.replace(kept, expired_seconds=0) == dataclasses.replace(fresh.take(), expired_seconds=0)
+        assert without_history(kept) == without_history(fresh.take())
 
 
 def test_the_total_does_not_go_back_with_the_clock(world: World, clock: Clock) -> None:

@@ -21,10 +21,11 @@ def programs(tmp_path: Path) -> GoPrograms:
 def test_other_pins_have_another_place(programs: GoPrograms, tmp_path: Path) -> None:
     places = {programs.directory({"XDG_CACHE_HOME": "/cache"})}
     places.add(dataclasses.replace(programs, ldflags="-X version=2").directory({"XDG_CACHE_HOME": "/cache"}))
+    places.add(dataclasses.replace(programs, tags="small").directory({"XDG_CACHE_HOME": "/cache"}))
     for name, content in (("go.sum", "a hash"), ("go.mod", "module nothing\n\ngo 1.26.4\n")):
         (tmp_path / name).write_text(content)
         places.add(programs.directory({"XDG_CACHE_HOME": "/cache"}))
-    assert len(places) == 4
+    assert len(places) == 5
     assert {place.parent for place in places} == {user_cache({"XDG_CACHE_HOME": "/cache"})}
 
 

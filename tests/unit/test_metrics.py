@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -11,7 +12,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from controller.core.errors import Problem
 from controller.core.model import Reason, Ref
 from controller.core.states import State
 from controller.observe.counts import SecretState
+from controller.observe.eventloop import watch_event_loop
 from controller.observe.logs import redact, where
 from controller.observe.metrics import MINT_PROBLEMS, RESULTS, Metrics
 from tests.unit.fakes import IDENTITY, NO_CLAIMS, jwt, registry_token
+from tests.unit.virtual_time import VirtualTimeLoop
 
 PREFIX = "pull_secret_updater_"
 Labels = dict[str, str]
@@ -71,7 +74,11 @@ def test_all_series_exist_from_the_start(metrics: Metrics) -> None:
             for state in ("valid", "due", "unfilled", "expired", "refused", "contested", "paused")
         ),
         *(series("refused_claims", reason=problem.reason) for problem in Problem),
-        *map(series, ("expired_seconds_total", "watch_age_seconds")),
+        *map(series, ("expired_seconds_total", "watch_age_seconds", "life_left_ratio_min")),
+        *map(series, ("oldest_unfilled_seconds", "oldest_overdue_seconds")),
+        *(series("due_claims", horizon=horizon) for horizon in ("5m", "15m", "60m")),
+        *(series("issuer_clock_skew_seconds", provider=provider) for provider in ("one", "two")),
+        *(series(f"{name}_count") for name in ("replaced_life_left_ratio", "event_loop_hold_seconds")),
         *map(series, ("mint_duration_seconds_count", "mint_duration_seconds_sum")),
         *map(series, ("refresh_lateness_seconds_count", "refresh_lateness_seconds_sum")),
         *(series("policy_installed", policy=policy) for policy in "pq"),
@@ -104,6 +111,9 @@ def test_nothing_that_is_counted_adds_a_series(metrics: Metrics) -> None:
             for reason in Reason:
                 metrics.refreshed(provider, result, reason)
     metrics.begun(0.1)
+    metrics.replaced(0.4)
+    metrics.held(0.01)
+    metrics.clock_skew("one", -3.0)
     metrics.relisted("gone")
     metrics.policy_installed("p", True)
     assert {(name, *labels.items()) for name, labels, _ in samples(metrics)} == before
@@ -155,6 +165,34 @@ def test_the_earliest_expiry_of_nothing_is_not_a_number(metrics: Metrics) -> Non
     assert math.isnan(value(metrics, "secret_expires_timestamp_seconds_min"))
 
 
+def test_without_a_token_no_share_is_left_that_an_alert_could_take_for_little(metrics: Metrics) -> None:
+    assert math.isnan(value(metrics, "life_left_ratio_min"))
+
+
+def test_the_clock_of_an_issuer_that_was_never_asked_is_not_taken_for_right(metrics: Metrics) -> None:
+    assert math.isnan(value(metrics, "issuer_clock_skew_seconds", provider="one"))
+    metrics.clock_skew("one", -7.5)
+    assert value(metrics, "issuer_clock_skew_seconds", provider="one") == -7.5
+
+
+async def test_whatever_holds_the_event_loop_across_a_timer_is_told(event_loop_held: list[float]) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    await asyncio.sleep(1.9)
+    assert event_loop_held == [0.0]
+    loop.hold(0.4)
+    await asyncio.sleep(1)
+    assert event_loop_held == [0.0, pytest.approx(0.3)]
+
+
+@pytest.fixture
+async def event_loop_held() -> AsyncIterator[list[float]]:
+    holds: list[float] = []
+    watching = asyncio.create_task(watch_event_loop(holds.append))
+    yield holds
+    watching.cancel()
+
+
 def test_claims_are_counted_at_every_scrape_and_the_series_of_a_secret_goes_with_it() -> None:
     metrics = Metrics(providers=[], policies=[], relist_reasons=[])
     now = [
@@ -164,6 +202,10 @@ def test_claims_are_counted_at_every_scrape_and_the_series_of_a_secret_goes_with
             problems=dict.fromkeys(Problem, 0) | {Problem.FIGHT: 3, Problem.MINT_REFUSED: 1},
             expired_seconds=5.5,
             earliest_expiry=100.0,
+            least_life_left=0.4,
+            oldest_unfilled_seconds=121.0,
+            oldest_overdue_seconds=302.0,
+            due_within={300: 1, 900: 2, 3600: 3},
         ),
         dataclasses.replace(NO_CLAIMS, expired_seconds=6.0),
     ]
@@ -177,6 +219,10 @@ def test_claims_are_counted_at_every_scrape_and_the_series_of_a_secret_goes_with
     assert value(metrics, "refused_claims", reason="MintRefused") == 1
     assert value(metrics, "expired_seconds_total") == 5.5
     assert value(metrics, "secret_expires_timestamp_seconds_min") == 100
+    assert value(metrics, "life_left_ratio_min") == 0.4
+    assert value(metrics, "oldest_unfilled_seconds") == 121
+    assert value(metrics, "oldest_overdue_seconds") == 302
+    assert [value(metrics, "due_claims", horizon=horizon) for horizon in ("5m", "15m", "60m")] == [1, 2, 3]
     assert value(metrics, "secret_expires_timestamp_seconds", namespace="n", name='a"\\\n') == 100
     assert value(metrics, "secret_ready", namespace="n", name='a"\\\n') == 0
     assert value(metrics, "secret_ready", namespace="n", name="b") == 1

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from controller.net.clocks import ClockedTransport, skew_seconds
 from controller.net.transport import (
     AiohttpTransport,
     Reply,
@@ -356,3 +357,36 @@ def test_an_answer_is_never_printed() -> None:
 def test_headers_are_found_in_any_case() -> None:
     headers: Mapping[str, str] = CIMultiDict({"RETRY-AFTER": "5"})
     assert retry_after_seconds(headers, NOW) == 5
+
+
+@pytest.mark.parametrize(
+    ("date", "skew"),
+    [
+        (99, 0.0),  # its second ends as the request is sent
+        (98, -1.0),
+        (100, 0.0),
+        (103, 0.0),
+        (104, 0.5),
+        (163.5, 60.0),
+    ],
+)
+def test_a_clock_is_only_off_by_what_neither_the_second_nor_the_time_of_the_exchange_explains(
+    date: float, skew: float
+) -> None:
+    assert skew_seconds(date, asked_at=100.0, answered_at=103.5) == skew
+
+
+async def test_the_skew_of_every_answer_with_a_date_is_told_and_the_answer_is_left_as_it_is(clock: Clock) -> None:
+    told: list[float] = []
+    answers = [
+        Answer(200, b"x", {"Date": email.utils.formatdate(NOW + 62, usegmt=True)}),
+        Answer(503, b"", {"Date": "nonsense"}),
+        Answer(200),
+    ]
+    inner = FakeTransport(lambda _: answers.pop(0))
+    transport = ClockedTransport(inner, now=clock, report=told.append)
+    for status, body in ((200, b"x"), (503, b""), (200, b"")):
+        reply = await fetch(transport, "GET", "https://h.invalid/", headers={}, total_seconds=1, max_bytes=10)
+        assert (reply.status, reply.body) == (status, body)
+    assert told == [62.0]
+    assert inner.open_now == 0

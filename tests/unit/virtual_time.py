@@ -50,6 +50,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Seconds since the loop was made."""
         return self._jumps.elapsed_seconds
 
+    def hold(self, seconds: float) -> None:
+        """Let time pass as a computation does, which lets nothing else run."""
+        self._jumps.elapsed_seconds += seconds
+
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Run it here and now: a thread would take real time, and virtual time would run away meanwhile."""
         future: asyncio.Future[T] = self.create_future()

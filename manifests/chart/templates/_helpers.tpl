@@ -164,13 +164,13 @@ annotations:
 {{- default (printf "/var/run/%s/%s" (toString .provider.type) .key) $value -}}
 {{- end }}
 
-{{- /* The monitors that are switched on, whose CRD isn't there, and which crdCheck leaves out. */}}
+{{- /* The kinds of the Prometheus operator that are switched on, whose CRD isn't there, and which crdCheck leaves out. */}}
 {{- define "psu.skipped" -}}
 {{- $root := . -}}
 {{- $skipped := list -}}
 {{- if ne .Values.metrics.crdCheck "none" -}}
-{{- range $kind := list "ServiceMonitor" "PodMonitor" -}}
-{{- if and (get $root.Values.metrics (untitle $kind)).enabled (not ($root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind))) -}}
+{{- range $kind, $key := dict "ServiceMonitor" "serviceMonitor" "PodMonitor" "podMonitor" "PrometheusRule" "rules" -}}
+{{- if and (get $root.Values.metrics $key).enabled (not ($root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind))) -}}
 {{- $skipped = append $skipped $kind -}}
 {{- end -}}
 {{- end -}}

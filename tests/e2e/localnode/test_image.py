@@ -72,6 +72,7 @@ def test_it_runs_the_command_as_a_user_without_a_name(opened: tarfile.TarFile) -
     assert config["User"] == "65532:65532"
     assert config["Entrypoint"] == ["/opt/pull-secret-updater/bin/pull-secret-updater"]
     assert config["Cmd"] == ["run"]
+    assert any(each.startswith("PATH=/opt/pull-secret-updater/bin:") for each in config["Env"]), "for kubectl exec"
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", config["Labels"]["org.opencontainers.image.revision"])
 
