@@ -12,6 +12,7 @@ from hack.imagebuild.builders import BuildError
 from hack.imagebuild.image import have_base
 from hack.releases import ReleaseError, changelog, inventory, manifests, oci, provenance, python, signature
 from hack.releases.source import Source, check_version
+from hack.sigterm import leave_on_sigterm
 
 ROOT = Path(__file__).parents[2]
 NAME = "pull-secret-updater"
@@ -63,28 +64,38 @@ def cli(
     It pushes nothing, and needs no service: docs/releases.md says what to do with the files.
     """
     target = (output or ROOT / "build" / "release" / version).resolve()
+    leave_on_sigterm()
     try:
+        manifests.check_repository(repository)
         source = Source.of(ROOT)
         check_version(ROOT, version)
-        _make_empty(target)
-        with tempfile.TemporaryDirectory(prefix="release-") as scratch:
-            exported = Path(scratch, "source")
+        changes = changelog.section(ROOT, version=version, date=_date(source.epoch), since=since)
+        _check_empty(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix="release-") as scratch,
+            # Whoever finds `target` with files finds all of them: it comes into being at once, at the end.
+            tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside,
+        ):
+            exported, made = Path(scratch, "source"), Path(beside, "made")
             source.export(exported)
+            made.mkdir()
             images, used = archives, None
             if not images:
                 built, used = _build_image(exported, Path(scratch), source, version=version, base=base)
                 images = (built,)
-            _make(source, exported, target, version=version, repository=repository, archives=images)
-        (target / "CHANGELOG.md").write_text(
-            changelog.section(ROOT, version=version, date=_date(source.epoch), since=since)
-        )
-        files = list(target.iterdir())
-        sums, statement = target / "SHA256SUMS", target / "provenance.json"
-        provenance.write(provenance.statement(files, source, version=version, builder=builder, base=used), statement)
-        provenance.write_sums(files, sums)
-        if key is not None:
-            signature.sign(sums, key=key)
-            signature.attest(statement, key=key)
+            _make(source, exported, made, version=version, repository=repository, archives=images)
+            (made / "CHANGELOG.md").write_text(changes)
+            files = list(made.iterdir())
+            sums, statement = made / "SHA256SUMS", made / "provenance.json"
+            provenance.write(
+                provenance.statement(files, source, version=version, builder=builder, base=used), statement
+            )
+            provenance.write_sums(files, sums)
+            if key is not None:
+                signature.sign(sums, key=key)
+                signature.attest(statement, key=key)
+            made.rename(target)
     except (ReleaseError, BuildError, BinariesError, OSError) as error:
         raise click.ClickException(str(error)) from error
     for file in sorted(target.iterdir()):
@@ -109,6 +120,12 @@ def _make(
     """Write all that is made from the commit's files and the images."""
     epoch = source.epoch
     images = [oci.Image.of(archive) for archive in archives]
+    for image in images:
+        if image.revision != source.commit:
+            raise ReleaseError(
+                f"{image.archive} was built from commit {image.revision or 'unknown'}, and this release is made from "
+                f"{source.commit}; build the image again in a checkout of that"
+            )
     digest = oci.join(images, target / f"{NAME}-{version}.oci.tar", version=version, epoch=epoch)
     for image in images:
         file = target / f"{NAME}-{version}-{image.platform.replace('/', '-')}.spdx.json"
@@ -121,9 +138,8 @@ def _make(
     manifests.install_yaml(exported, target)
 
 
-def _make_empty(target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    if any(target.iterdir()):
+def _check_empty(target: Path) -> None:
+    if target.exists() and any(target.iterdir()):
         raise ReleaseError(f"{target} isn't empty; remove it, or choose another --output")
 
 

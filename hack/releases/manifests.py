@@ -10,6 +10,18 @@ from hack.localcluster.binaries import kubectl
 from hack.releases import tarball
 from hack.releases.errors import ReleaseError
 
+_REPOSITORY = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+(([._]|__|-+)[a-z0-9]+)*)+")
+"""A registry's host and a path there, https://github.com/distribution/reference."""
+
+
+def check_repository(repository: str) -> None:
+    """Raises ReleaseError unless it can be the name of an image, without a tag."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise ReleaseError(
+            f"--repository {repository!r} is no name of an image; write host/path in lower case, "
+            "without a scheme and a tag, such as ghcr.io/acme/pull-secret-updater"
+        )
+
 
 def name_image(source: Path, *, repository: str, digest: str) -> None:
     """Let the manifests and the chart in `source` name the image by its digest. Raises ReleaseError."""

@@ -11,7 +11,9 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
+
+import msgspec
 
 from hack.releases import tarball
 from hack.releases.errors import ReleaseError
@@ -19,47 +21,88 @@ from hack.releases.errors import ReleaseError
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
+_Word = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9]+\Z")]
+"""Goes into the names of files."""
+
+
+class _Blob(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    """What OCI calls a descriptor."""
+
+    media_type: str
+    digest: Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+    size: int
+
+
+class _Index(msgspec.Struct, kw_only=True, frozen=True):
+    manifests: Annotated[tuple[_Blob, ...], msgspec.Meta(min_length=1, max_length=1)]
+
+
+class _Manifest(msgspec.Struct, kw_only=True, frozen=True):
+    config: _Blob
+    layers: tuple[_Blob, ...]
+
+
+class _Settings(msgspec.Struct, rename="pascal", kw_only=True, frozen=True):
+    labels: dict[str, str] | None = None
+
+
+class _Config(msgspec.Struct, kw_only=True, frozen=True):
+    architecture: _Word
+    os: _Word
+    variant: _Word | None = None
+    config: _Settings = _Settings()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """One image in an archive: of one machine."""
+    """One image in an archive: of one machine. Each blob was what its digest says when the archive was read."""
 
     archive: Path
-    descriptor: dict[str, Any]
-    """Its manifest's type, digest, size and platform, as an index lists it."""
+    manifest: _Blob
+    blobs: tuple[_Blob, ...]
+    """Its manifest, configuration and layers."""
+    config: _Config
 
     @property
     def platform(self) -> str:
         """Such as linux/amd64."""
-        platform = self.descriptor["platform"]
-        return f"{platform['os']}/{platform['architecture']}"
+        return f"{self.config.os}/{self.config.architecture}"
 
     @property
-    def digest(self) -> str:
-        """The manifest's, as in sha256:..."""
-        return str(self.descriptor["digest"])
+    def revision(self) -> str:
+        """The commit that it says it was built from, empty if it says none."""
+        return (self.config.config.labels or {}).get("org.opencontainers.image.revision", "")
+
+    @property
+    def descriptor(self) -> dict[str, Any]:
+        """As an index lists it."""
+        platform = {"architecture": self.config.architecture, "os": self.config.os}
+        if self.config.variant:
+            platform["variant"] = self.config.variant
+        return {**msgspec.to_builtins(self.manifest), "platform": platform}
 
     @classmethod
     def of(cls, archive: Path) -> "Image":
         """The only image in an archive of this layout. Raises ReleaseError."""
         try:
             with tarfile.open(archive) as tar:
-                return cls(archive=archive, descriptor=_only_image(tar))
-        except (OSError, tarfile.TarError, KeyError, ValueError, TypeError) as error:
+                return _only_image(archive, tar)
+        except (OSError, tarfile.TarError, KeyError, ValueError, msgspec.MsgspecError) as error:
             raise ReleaseError(
                 f"{archive} is no archive of one image in OCI's layout ({error}); "
                 "`hack/image --save FILE --format oci` writes one"
             ) from error
 
 
-def _only_image(tar: tarfile.TarFile) -> dict[str, Any]:
-    (manifest,) = _json(tar, "index.json")["manifests"]
-    described = _blob(tar, manifest["digest"])
-    if described.get("mediaType", manifest["mediaType"]) != MANIFEST:
-        raise ValueError(f"its index lists a {manifest['mediaType']}")
-    config = _blob(tar, described["config"]["digest"])
-    platform = {key: config[key] for key in ("architecture", "os", "variant") if config.get(key)}
-    return {"mediaType": MANIFEST, "digest": manifest["digest"], "size": manifest["size"], "platform": platform}
+def _only_image(archive: Path, tar: tarfile.TarFile) -> Image:
+    (entry,) = msgspec.json.decode(_open(tar, "index.json").read(), type=_Index).manifests
+    if entry.media_type != MANIFEST:
+        raise ValueError(f"its index lists a {entry.media_type}")
+    manifest = msgspec.json.decode(_checked(tar, entry).read(), type=_Manifest)
+    config = msgspec.json.decode(_checked(tar, manifest.config).read(), type=_Config)
+    for layer in manifest.layers:
+        _checked(tar, layer)
+    return Image(archive=archive, manifest=entry, blobs=(entry, manifest.config, *manifest.layers), config=config)
 
 
 def join(images: Sequence[Image], target: Path, *, version: str, epoch: int) -> str:
@@ -91,31 +134,36 @@ def join(images: Sequence[Image], target: Path, *, version: str, epoch: int) -> 
 
 def _copy_blobs(image: Image, out: tarball.Writer, written: set[str]) -> None:
     with tarfile.open(image.archive) as tar:
-        manifest = _blob(tar, image.digest)
-        for digest in (image.digest, manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])):
-            if digest in written:  # images of different machines may share a layer
-                continue
-            written.add(digest)
-            member = tar.getmember(_path(digest))
-            content = tar.extractfile(member)
-            if content is None:
-                raise ReleaseError(f"{image.archive}: {member.name} is not a file")
-            out.copy(member.name, content, size=member.size)
+        for blob in image.blobs:
+            if blob.digest not in written:  # images of different machines may share a layer
+                written.add(blob.digest)
+                out.copy(_path(blob.digest), _checked(tar, blob), size=blob.size)
 
 
 def _path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 
-def _blob(tar: tarfile.TarFile, digest: str) -> Any:
-    return _json(tar, _path(digest))
+def _checked(tar: tarfile.TarFile, blob: _Blob) -> IO[bytes]:
+    """An open blob, at its beginning, after its digest and size were compared."""
+    content, digest = _open(tar, _path(blob.digest)), hashlib.sha256()
+    while part := content.read(1 << 20):
+        digest.update(part)
+    found = f"sha256:{digest.hexdigest()}"
+    if (found, content.tell()) != (blob.digest, blob.size):
+        raise ReleaseError(
+            f"{tar.name!s} lists {blob.digest} with {blob.size} bytes, and has {found} with {content.tell()} bytes; "
+            "it was damaged or changed, so build the image again"
+        )
+    content.seek(0)
+    return content
 
 
-def _json(tar: tarfile.TarFile, name: str) -> Any:
+def _open(tar: tarfile.TarFile, name: str) -> IO[bytes]:
     content = tar.extractfile(name)
     if content is None:
         raise ValueError(f"{name} is not a file")
-    return json.load(content)
+    return content
 
 
 def _bytes(value: Any) -> bytes:

@@ -36,10 +36,14 @@ class Source:
             ["git", "-C", str(self.checkout), "archive", "--format=tar", self.commit], capture_output=True, check=True
         )
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
-            tar.extractall(target, filter=_plain)  # noqa: S202 - it is our own repository
+            try:
+                tar.extractall(target, filter=_plain)  # noqa: S202 - `_plain` refuses what leads out
+            except tarfile.FilterError as error:
+                raise ReleaseError(f"the commit has a link out of the repository: {error}") from error
 
 
-def _plain(entry: tarfile.TarInfo, _path: str) -> tarfile.TarInfo:
+def _plain(entry: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
+    tarfile.data_filter(entry, path)  # refuses links out of the repository: what they lead to would be packaged
     executable = entry.isdir() or entry.mode & 0o100
     return entry.replace(mode=0o755 if executable else 0o644, deep=False)
 

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,15 @@ import yaml
 from controller import __version__
 from hack.chart import helm
 from hack.chart.helm import KUBE_VERSION
+from hack.releases import ReleaseError
 from hack.releases.changelog import section
+from hack.releases.oci import Image
 from hack.releases.signature import COSIGN
+from hack.releases.source import Source
 from tests.e2e.support.checkouts import committed, git
 from tests.e2e.support.cluster import Cluster
 from tests.e2e.support.installed import ROOT
+from tests.e2e.support.tenant import eventually
 
 REPOSITORY = "ghcr.io/acme/pull-secret-updater"
 CHART = f"pull-secret-updater-{__version__}.tgz"
@@ -40,8 +46,14 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def image(target: Path, *, architecture: str) -> Path:
-    """A small image in OCI's layout: Debian, as far as Syft can tell, with one package."""
+Change = Callable[[dict[str, bytes]], None]
+
+
+def image(target: Path, *, architecture: str, revision: str = "", change: Change | None = None) -> Path:
+    """A small image in OCI's layout: Debian, as far as Syft can tell, with one package.
+
+    `change` may change the files of the archive before it is written.
+    """
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         for name, text in {
@@ -63,6 +75,7 @@ def image(target: Path, *, architecture: str) -> Path:
     config = {
         "architecture": architecture,
         "os": "linux",
+        "config": {"Labels": {"org.opencontainers.image.revision": revision}},
         "rootfs": {"type": "layers", "diff_ids": [described["digest"]]},
     }
     manifest = {
@@ -72,11 +85,16 @@ def image(target: Path, *, architecture: str) -> Path:
         "layers": [described],
     }
     index = {"schemaVersion": 2, "manifests": [descriptor(json.dumps(manifest).encode(), "manifest.v1+json")]}
-    files = {f"blobs/sha256/{digest}": content for digest, content in blobs.items()}
+    files = {
+        **{f"blobs/sha256/{digest}": content for digest, content in blobs.items()},
+        "oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
+        "index.json": json.dumps(index).encode(),
+    }
+    if change:
+        change(files)
     with tarfile.open(target, mode="w") as tar:
-        for name, content in {**files, "oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}.items():
+        for name, content in files.items():
             _add(tar, name, content)
-        _add(tar, "index.json", json.dumps(index).encode())
     return target
 
 
@@ -87,10 +105,15 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One for each of two machines."""
-    directory = tmp_path_factory.mktemp("images")
-    return [image(directory / f"{each}.tar", architecture=each) for each in ("arm64", "amd64")]
+    directory, commit = tmp_path_factory.mktemp("images"), head(checkout)
+    return [image(directory / f"{each}.tar", architecture=each, revision=commit) for each in ("arm64", "amd64")]
+
+
+def head(checkout: Path) -> str:
+    done = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -175,14 +198,13 @@ def test_all_files_are_there_and_the_sums_and_the_provenance_list_the_same(made:
 
 def test_the_provenance_names_the_commit_and_the_locks(made: Path, checkout: Path) -> None:
     statement = json.loads((made / "provenance.json").read_text())
-    head = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     definition = statement["predicate"]["buildDefinition"]
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     assert (statement["_type"], statement["predicateType"]) == (
         "https://in-toto.io/Statement/v1",
         "https://slsa.dev/provenance/v1",
     )
-    assert {"name": "source", "digest": {"gitCommit": head.stdout.strip()}} in definition["resolvedDependencies"]
+    assert {"name": "source", "digest": {"gitCommit": head(checkout)}} in definition["resolvedDependencies"]
     assert {"name": "hack/requirements/runtime.txt", "digest": {"sha256": lock}} in definition["resolvedDependencies"]
     assert definition["externalParameters"] == {"version": __version__}
 
@@ -370,3 +392,100 @@ def test_an_archive_of_something_else_is_refused_with_the_command_that_writes_on
     done = release(checkout, "--image", tmp_path / "docker.tar", "--output", tmp_path / "out")
     assert done.returncode == 1
     assert "hack/image --save FILE --format oci" in done.stderr
+
+
+def _same_length(files: dict[str, bytes], kind: str) -> None:
+    """Put other bytes in the place of the blob that has these."""
+    (name,) = [name for name, content in files.items() if name.startswith("blobs/") and kind.encode() in content]
+    files[name] = files[name].replace(b"linux", b"lunix") if kind == "diff_ids" else files[name][::-1]
+
+
+def _out_of_the_layout(files: dict[str, bytes]) -> None:
+    files["blobs/sha256/../../x"] = files["index.json"]
+    index = json.loads(files["index.json"])
+    index["manifests"][0]["digest"] = "sha256:../../x"
+    files["index.json"] = json.dumps(index).encode()
+
+
+def _longer_than_listed(files: dict[str, bytes]) -> None:
+    index = json.loads(files["index.json"])
+    index["manifests"][0]["size"] += 1
+    files["index.json"] = json.dumps(index).encode()
+
+
+def _without_its_layer(files: dict[str, bytes]) -> None:
+    del files[next(name for name, content in files.items() if b"zlib1g" in content)]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (partial(_same_length, kind="zlib1g"), "build the image again"),
+        (partial(_same_length, kind="diff_ids"), "build the image again"),
+        (_longer_than_listed, "build the image again"),
+        (_out_of_the_layout, "`$.manifests[0].digest`"),
+        (_without_its_layer, "hack/image --save FILE --format oci"),
+    ],
+)
+def test_an_archive_whose_blobs_are_not_what_it_lists_is_refused(change: Change, told: str, tmp_path: Path) -> None:
+    archive = image(tmp_path / "image.tar", architecture="amd64", change=change)
+    with pytest.raises(ReleaseError, match=re.escape(told)) as refused:
+        Image.of(archive)
+    assert str(archive) in str(refused.value)
+
+
+@pytest.mark.parametrize("architecture", ["", "amd64\n", "../amd64"])
+def test_an_image_of_a_machine_that_is_no_word_is_refused(architecture: str, tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"\$\.architecture"):
+        Image.of(image(tmp_path / "image.tar", architecture=architecture))
+
+
+def test_an_image_of_another_commit_is_refused(checkout: Path, tmp_path: Path) -> None:
+    archive = image(tmp_path / "image.tar", architecture="amd64", revision="f" * 40)
+    done = release(checkout, *of([archive]), "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert f"{archive} was built from commit {'f' * 40}" in done.stderr
+    assert head(checkout) in done.stderr
+
+
+def test_a_release_that_could_not_be_signed_leaves_no_file_that_looks_like_one(
+    checkout: Path, images: list[Path], keys: Path, tmp_path: Path
+) -> None:
+    signing = ("--key", keys / "cosign.key", "--output", tmp_path / "out")
+    done = release(checkout, *of(images), *signing, COSIGN_PASSWORD="wrong")
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert "cosign sign-blob failed" in done.stderr
+
+
+def test_a_release_that_is_stopped_leaves_nothing(checkout: Path, images: list[Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hack.releases", __version__, *of(images), "--output", str(tmp_path / "out")]
+    with subprocess.Popen(command, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}) as process:
+        eventually(lambda: list(tmp_path.glob(".out-*/made/*.oci.tar")), timeout=60, what="an image")
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "repository", ["ghcr.io", "oci://ghcr.io/acme/x", "ghcr.io/acme/x:1.0", "ghcr.io/Acme/x", "ghcr.io/a\nb: c", ""]
+)
+def test_a_repository_that_no_image_can_have_is_refused(repository: str, checkout: Path, tmp_path: Path) -> None:
+    done = release(checkout, "--repository", repository, "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "is no name of an image" in done.stderr
+
+
+def test_a_wrong_beginning_of_the_changelog_is_told_before_anything_is_made(checkout: Path, tmp_path: Path) -> None:
+    done = release(checkout, "--image", checkout / "README.md", "--since", "v9.9.9", "--output", tmp_path / "out")
+    assert done.returncode == 1
+    assert "v9.9.9" in done.stderr
+
+
+def test_a_link_out_of_the_repository_is_not_packaged(checkout: Path, tmp_path: Path) -> None:
+    linking = tmp_path / "linking"
+    subprocess.run(["git", "clone", "--quiet", checkout, linking], check=True)
+    (linking / "manifests/chart/passwd").symlink_to("/etc/passwd")
+    git(linking, "add", "manifests/chart/passwd")
+    git(linking, "commit", "--quiet", "--message", "A link")
+    with pytest.raises(ReleaseError, match="link out of the repository"):
+        Source.of(linking).export(tmp_path / "exported")
