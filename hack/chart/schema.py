@@ -24,9 +24,19 @@ _LIST_OF_OBJECTS: Schema = {"type": "array", "items": _OBJECT}
 _TEXTS: Schema = {"type": "array", "items": {"type": "string"}}
 _QUANTITIES: Schema = {"type": "object", "additionalProperties": {"type": ["string", "number"]}}
 _LABELS: Schema = {"type": "object", "additionalProperties": {"type": "string"}}
+_NAME: Schema = {"type": "string", "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"}
+_DOTTED_NAME: Schema = {"type": "string", "pattern": "^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$"}
 
 SPECIAL: Mapping[str, Schema] = {
     "global": _OBJECT,
+    "nameOverride": _NAME,
+    "fullnameOverride": _NAME,
+    "namespaceOverride": _NAME,
+    **{f"metrics.{each}.namespace": _NAME for each in ("serviceMonitor", "podMonitor", "rules", "dashboard")},
+    "serviceAccount.name": _DOTTED_NAME,
+    "priorityClassName": _DOTTED_NAME,
+    "caBundle.configMap": _DOTTED_NAME,
+    "caBundle.key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$"},
     "commonLabels": _LABELS,
     "commonAnnotations": _LABELS,
     "podLabels": _LABELS,

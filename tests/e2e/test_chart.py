@@ -241,6 +241,42 @@ def test_values_of_a_wrong_type_are_refused_with_their_path(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "path", ["namespaceOverride", "fullnameOverride", "nameOverride", "serviceAccount.name", "caBundle.configMap"]
+)
+def test_a_name_that_would_become_more_than_a_name_is_refused(path: str, tmp_path: Path) -> None:
+    for value in ("a, namespace: kube-system", "a\nb: c", "x' || true || '", "Upper", "-a"):
+        with pytest.raises(HelmError, match=path.replace(".", "/")):
+            render(merged(example("chainguard"), at(path, value)), tmp_path=tmp_path)
+
+
+def test_labels_for_all_dont_hide_the_service_from_its_monitor(tmp_path: Path) -> None:
+    values = {"commonLabels": {"app.kubernetes.io/name": "mine", "team": "a"}, "metrics": MONITORS}
+    objects = render(merged(example("chainguard"), values), tmp_path=tmp_path)
+    (monitor,) = of_kind(objects, "ServiceMonitor")
+    (service,) = of_kind(objects, "Service")
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    assert selected <= service["metadata"]["labels"].items()
+    assert service["metadata"]["labels"]["team"] == "a"
+
+
+def test_nothing_takes_the_pod_of_helm_test_for_the_controller_but_the_network_policy(tmp_path: Path) -> None:
+    values = {"test": {"enabled": True}, "networkPolicy": {"egress": {"enabled": True}}, "metrics": MONITORS}
+    objects = render(merged(example("chainguard"), values), tmp_path=tmp_path)
+    (pod,) = of_kind(objects, "Pod")
+    labels = pod["metadata"]["labels"]
+    selectors = [each["spec"]["selector"] for each in objects if "selector" in each.get("spec", {})]
+    assert len(selectors) == 5
+    for selector in selectors:
+        assert not selector.get("matchLabels", selector).items() <= labels.items()
+    (policy,) = of_kind(objects, "NetworkPolicy")
+    (name,) = policy["spec"]["podSelector"]["matchExpressions"]
+    (deployment,) = of_kind(objects, "Deployment")
+    for each in (labels, deployment["spec"]["template"]["metadata"]["labels"]):
+        assert each[name["key"]] in name["values"]
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= each.items()
+
+
+@pytest.mark.parametrize(
     ("config", "told"),
     [
         ({"secretNams": ["a"]}, "additional properties 'secretNams' not allowed"),
@@ -524,6 +560,25 @@ def test_in_listed_namespaces_a_role_each_and_nothing_in_the_cluster(tmp_path: P
 def test_a_real_api_server_takes_every_object_of_each_example(cluster: Cluster, name: str, tmp_path: Path) -> None:
     objects = render(EXAMPLES[name], tmp_path=tmp_path)
     offer(cluster, [each for each in objects if not each["apiVersion"].startswith("monitoring.")])
+
+
+def test_a_real_api_server_takes_names_that_yaml_could_take_for_something_else(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    values = {
+        "config": {"scope": "namespaces", "namespaces": ["1234", "true"]},
+        "fullnameOverride": "789",
+        "nameOverride": "12",
+        "serviceAccount": {"name": "90"},
+        "priorityClassName": "34",
+        "caBundle": {"configMap": "0x1", "key": "56"},
+        "networkPolicy": {"ingress": {"enabled": True}},
+        "flowSchema": {"enabled": True},
+        "test": {"enabled": True},
+    }
+    objects = render(merged(example("chainguard"), values), tmp_path=tmp_path, release="123", namespace="456")
+    # The class is made by somebody else.
+    offer(cluster, of_kind(objects, *({each["kind"] for each in objects} - {"Pod"})), namespace="456")
 
 
 def names(objects: list[Object]) -> set[tuple[str, str, str]]:

@@ -26,21 +26,20 @@
 {{- end }}
 
 {{- define "psu.selector" -}}
-app.kubernetes.io/name: {{ include "psu.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "psu.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* labels and annotations of every object; takes (dict "root" $ "labels" {} "annotations" {}) */}}
+{{- /* Labels and annotations of every object; takes (dict "root" $ "labels" {} "annotations" {}). The object's own labels win over
+ours, and ours over those for all, since the monitors select by ours. */}}
 {{- define "psu.metadata" -}}
 {{- $root := .root -}}
+{{- $ours := include "psu.selector" $root | fromYaml -}}
+{{- $_ := set $ours "app.kubernetes.io/version" $root.Chart.AppVersion -}}
+{{- $_ := set $ours "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $ours "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") -}}
 labels:
-  {{- include "psu.selector" $root | nindent 2 }}
-  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-  app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-  helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
-  {{- with mergeOverwrite (dict) $root.Values.commonLabels (default dict .labels) }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- mergeOverwrite (dict) $root.Values.commonLabels $ours (default dict .labels) | toYaml | nindent 2 }}
 {{- with mergeOverwrite (dict) $root.Values.commonAnnotations (default dict .annotations) }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -48,7 +47,7 @@ annotations:
 {{- end }}
 
 {{- define "psu.subject" -}}
-- {kind: ServiceAccount, name: {{ include "psu.serviceAccountName" . }}, namespace: {{ include "psu.namespace" . }}}
+- {kind: ServiceAccount, name: {{ include "psu.serviceAccountName" . | quote }}, namespace: {{ include "psu.namespace" . | quote }}}
 {{- end }}
 
 {{- /* The controller's file: `config` as it is, and what only the chart knows. */}}

@@ -7,7 +7,7 @@ kind: {{ $kind }}
 metadata:
   name: {{ $name }}
   {{- with .namespace }}
-  namespace: {{ . }}
+  namespace: {{ . | quote }}
   {{- end }}
   {{- include "psu.metadata" (dict "root" .root) | nindent 2 }}
 rules:
@@ -18,7 +18,7 @@ kind: {{ $kind }}Binding
 metadata:
   name: {{ $name }}
   {{- with .namespace }}
-  namespace: {{ . }}
+  namespace: {{ . | quote }}
   {{- end }}
   {{- include "psu.metadata" (dict "root" .root) | nindent 2 }}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: {{ $kind }}, name: {{ $name }}}
