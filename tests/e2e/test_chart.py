@@ -357,6 +357,14 @@ def test_the_notes_are_short_and_say_what_can_be_read(cluster: Cluster, name: st
     shown = helm("install", "psu", CHART, "--dry-run=client", "-n", NAMESPACE, "-f", EXAMPLES[name], *on_it)
     notes = shown.partition("NOTES:")[2].strip()
     assert len(notes.splitlines()) <= 25
+    if name == "off":
+        assert notes == ""
+        return
+    asked = example(name)["config"].get("secretNames", ["pull-secret"])[0]
+    assert f"create secret generic {asked} " in notes
+    assert f"annotate secret {asked} " in notes
+    assert "kubectl pull-secrets doctor --install-namespace " in notes
+    assert f"docs/ at v{__version__}" in notes
     if name == "chainguard":
         assert "Secrets called pull-secret in all namespaces, and can read no other Secret" in notes
     if name == "cluster":
