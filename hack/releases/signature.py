@@ -41,7 +41,3 @@ def _cosign(command: str, *arguments: str) -> None:
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise ReleaseError(f"cosign {command} failed: {done.stderr.strip() or done.stdout.strip()}")
-
-
-if __name__ == "__main__":  # for who signs with an identity in place of a key
-    print(COSIGN.find_or_build() / "cosign")

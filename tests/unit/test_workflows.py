@@ -26,3 +26,12 @@ def test_an_action_is_the_same_commit_everywhere_and_its_version_stands_beside_i
     used = {line for text in WORKFLOWS.values() for line in re.findall(r"uses: (.*)", text)}
     pinned = {match[1]: line for line in used if (match := re.fullmatch(r"(\S+)@[0-9a-f]{40} # v\d+\.\d+\.\d+", line))}
     assert len(pinned) == len(used)
+
+
+def test_what_builds_may_neither_write_nor_sign() -> None:
+    jobs = [job for text in WORKFLOWS.values() for job in yaml.safe_load(text)["jobs"].values()]
+    trusted = [job for job in jobs if "write" in job["permissions"].values()]
+    assert len(trusted) == 1
+    commands = "".join(step.get("run", "") for step in trusted[0]["steps"])
+    for builds in ("hack/release", "hack/image", "hack/test", "hack/kind"):
+        assert builds not in commands
