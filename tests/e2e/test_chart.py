@@ -628,6 +628,17 @@ def test_as_a_dependency_under_two_names_it_renders_twice(tmp_path: Path) -> Non
     assert len(names(objects)) == len(objects)
 
 
+def configured(cluster: Cluster) -> Object:
+    """The configuration of the release that is installed."""
+    (config,) = (
+        each
+        for each in cluster.api.items(f"/api/v1/namespaces/{NAMESPACE}/configmaps")
+        if each["metadata"]["name"].startswith("charted-")
+    )
+    loaded: Object = yaml.safe_load(config["data"]["config.yaml"])
+    return loaded
+
+
 @pytest.fixture
 def release(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[Callable[[Object], Object]]:
     """Installs or upgrades a release whose controller is the tests' own, by name; yields its configuration."""
@@ -638,30 +649,25 @@ def release(cluster: Cluster, manifests: str, tmp_path: Path) -> Iterator[Callab
         (tmp_path / "values.yaml").write_text(yaml.safe_dump(merged(values, own)))
         arguments = ("-n", NAMESPACE, "-f", tmp_path / "values.yaml", "--kubeconfig", cluster.kubeconfig)
         helm("upgrade", "--install", "psu", CHART, *arguments)
-        (config,) = (
-            each
-            for each in cluster.api.items(f"/api/v1/namespaces/{NAMESPACE}/configmaps")
-            if each["metadata"]["name"].startswith("charted-")
-        )
-        loaded: Object = yaml.safe_load(config["data"]["config.yaml"])
-        return loaded
+        return configured(cluster)
 
     yield install
     helm("uninstall", "psu", "-n", NAMESPACE, "--kubeconfig", cluster.kubeconfig, "--ignore-not-found")
 
 
-def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ours_is_left(
+def test_100_tokens_live_through_install_upgrade_rollback_and_uninstall_and_nothing_of_ours_is_left(
     cluster: Cluster,
     release: Callable[[Object], Object],
     controller: Callable[..., ControllerProcess],
     tenants: Callable[[], Tenant],
     issuer: Issuer,
 ) -> None:
-    config = release(example("base"))
-    assert config["policyPrefix"] == "pull-secret-updater-charted"
-    taken = {key: value for key, value in config.items() if key != "providers"}
+    def restarted(config: Object) -> ControllerProcess:
+        return start(controller, {key: value for key, value in config.items() if key != "providers"})
 
-    started = start(controller, taken)
+    first = release(example("base"))
+    assert first["policyPrefix"] == "pull-secret-updater-charted"
+    started = restarted(first)
     assert started.metrics().value("policy_installed") == 3
     (shared,) = {tenant.identity for tenant in [tenants()]}
     everyone = [tenants() for _ in range(100)]
@@ -673,7 +679,13 @@ def test_100_tokens_live_through_install_upgrade_and_uninstall_and_nothing_of_ou
 
     config = release(merged(example("base"), {"config": {"limits": {"mintsPerSecond": 5}}}))
     assert config["limits"] == {"mintsPerSecond": 5}
-    start(controller, {key: value for key, value in config.items() if key != "providers"})
+    restarted(config)
+    assert issuer.minted(shared) == minted
+    assert {each.namespace: token(each.secret()) for each in everyone} == before
+
+    helm("rollback", "psu", "1", "-n", NAMESPACE, "--kubeconfig", cluster.kubeconfig)
+    assert configured(cluster) == first
+    restarted(first)
     assert issuer.minted(shared) == minted
     assert {each.namespace: token(each.secret()) for each in everyone} == before
 
