@@ -20,6 +20,7 @@ def section(checkout: Path, *, version: str, date: str, since: str | None) -> st
         "log",
         "--no-merges",
         "--format=%s%x1f%(trailers:key=Issue,valueonly,separator=%x2C)%x1e",
+        "--end-of-options",
         f"{first}..HEAD" if first else "HEAD",
     )
     found: dict[str, list[str]] = defaultdict(list)

@@ -70,7 +70,11 @@ def versions(checkout: Path) -> dict[str, str]:
 
 def git(checkout: Path, *arguments: str) -> str:
     """What git prints. Raises ReleaseError."""
-    done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=False)
+    command = ["git", "-C", str(checkout), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ReleaseError("git isn't on PATH; install it, since a release is made from a commit") from error
     if done.returncode != 0:
         raise ReleaseError(f"git {arguments[0]} failed: {done.stderr.strip()}")
     return done.stdout

@@ -475,10 +475,21 @@ def test_a_repository_that_no_image_can_have_is_refused(repository: str, checkou
     assert "is no name of an image" in done.stderr
 
 
-def test_a_wrong_beginning_of_the_changelog_is_told_before_anything_is_made(checkout: Path, tmp_path: Path) -> None:
-    done = release(checkout, "--image", checkout / "README.md", "--since", "v9.9.9", "--output", tmp_path / "out")
+@pytest.mark.parametrize("since", ["v9.9.9", "--output=written"])
+def test_a_wrong_beginning_of_the_changelog_is_told_before_anything_is_made(
+    since: str, checkout: Path, tmp_path: Path
+) -> None:
+    done = release(checkout, "--image", checkout / "README.md", f"--since={since}", "--output", tmp_path / "out")
     assert done.returncode == 1
-    assert "v9.9.9" in done.stderr
+    assert "git log failed" in done.stderr
+    assert since in done.stderr
+    assert list(checkout.glob("written*")) == []
+
+
+def test_without_git_the_message_says_that_it_is_needed(checkout: Path, tmp_path: Path) -> None:
+    done = release(checkout, "--output", tmp_path / "out", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "git isn't on PATH; install it" in done.stderr
 
 
 def test_a_link_out_of_the_repository_is_not_packaged(checkout: Path, tmp_path: Path) -> None:
