@@ -427,6 +427,15 @@ def test_rules_go_by_the_job_that_the_monitors_give_and_by_what_the_values_say(t
     promtool("check", "rules", tmp_path / "rules.yaml")
 
 
+def test_no_alert_is_lost_whatever_the_job_is_called(tmp_path: Path) -> None:
+    job = 'a"b: #c'
+    values = merged(example("chainguard"), {"metrics": {"rules": {"enabled": True, "job": job}}})
+    found = alerts(render(values, tmp_path=tmp_path))
+    plain = alerts(render(merged(values, at("metrics.rules.job", "")), tmp_path=tmp_path))
+    assert len(found) == len(plain) > 10
+    assert found["PullSecretUpdaterAbsent"]["expr"] == f"absent(up{{job={json.dumps(job)}}} == 1)"
+
+
 def test_the_dashboard_is_that_of_manifests_where_a_sidecar_looks_for_it(tmp_path: Path) -> None:
     dashboard = {"enabled": True, "folder": "Platform", "namespace": "monitoring"}
     (shipped,) = [
