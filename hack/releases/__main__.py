@@ -9,7 +9,7 @@ import click
 from hack.gomodule import BinariesError
 from hack.imagebuild import builders
 from hack.imagebuild.builders import BuildError
-from hack.imagebuild.image import have_base
+from hack.imagebuild.image import default_base, have_base
 from hack.releases import ReleaseError, changelog, inventory, manifests, oci, provenance, python, signature
 from hack.releases.source import Source, check_version
 from hack.sigterm import leave_on_sigterm
@@ -63,6 +63,7 @@ def cli(
 
     It pushes nothing, and needs no service: docs/releases.md says what to do with the files.
     """
+    version = version.removeprefix("v")  # as in a tag
     target = (output or ROOT / "build" / "release" / version).resolve()
     leave_on_sigterm()
     try:
@@ -107,7 +108,7 @@ def _build_image(exported: Path, scratch: Path, source: Source, *, version: str,
     """The image's archive, for this machine, and the name of its base."""
     builder = builders.with_own_store(builders.find(REPRODUCIBLE_FIRST), scratch)
     tag, archive = f"{NAME}:{version}", scratch / "image.oci.tar"
-    used = have_base(builder, base)
+    used = have_base(builder, base or default_base())  # and never another in its place
     arguments = {"VERSION": version, "REVISION": source.commit, "BASE": used}
     builder.build(exported, file=exported / "Dockerfile", tag=tag, arguments=arguments, epoch=source.epoch)
     builder.save(tag, archive, form="oci")

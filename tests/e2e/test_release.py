@@ -352,8 +352,9 @@ def test_a_file_that_was_put_in_with_a_digest_of_its_own_is_found(received: Path
 def test_another_version_than_the_files_say_is_refused_and_the_message_names_the_files(
     checkout: Path, images: list[Path], tmp_path: Path
 ) -> None:
-    done = release(checkout, *of(images), "--output", tmp_path, version="9.9.9")
+    done = release(checkout, *of(images), "--output", tmp_path, version="v9.9.9")  # as a tag is called
     assert done.returncode == 1
+    assert "this isn't 9.9.9 yet" in done.stderr
     for where in ("controller/__init__.py", "Dockerfile", "manifests/kustomization.yaml", "manifests/chart/Chart.yaml"):
         assert f"{where}" in done.stderr
     assert f"says {__version__}" in done.stderr

@@ -46,3 +46,19 @@ def test_the_image_has_the_same_bytes_each_time_that_it_is_built(
     assert {"aiohttp", "msgspec", "pull-secret-updater"} <= names
     with tarfile.open(made[0] / IMAGE) as tar:
         assert "oci-layout" in tar.getnames()
+
+
+def test_a_base_that_cant_be_pulled_is_not_replaced_by_another(tmp_path: Path) -> None:
+    committed(tmp_path, message="All of it")
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hack.releases", __version__, "--output", str(tmp_path / "build" / "out")],
+        cwd=tmp_path,
+        env={**os.environ, **nowhere, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "can't be pulled" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "build" / "out").exists()
