@@ -78,6 +78,7 @@ def faulty(running: ControllerProcess, tenants: Callable[[], Tenant], issuer: Is
     return made
 
 
+@pytest.mark.timeout(600)  # each kind waits for its Event, and two commands
 def test_every_kind_has_an_alert_a_line_of_status_and_a_finding_of_explain(
     cluster: Cluster, running: ControllerProcess, faulty: dict[str, Tenant], tmp_path: Path
 ) -> None:

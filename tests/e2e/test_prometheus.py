@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from hack.monitoring import DASHBOARD
 from hack.monitoring.dashboard import filled_in
 from testing.behaviour import Behaviour
@@ -18,6 +20,7 @@ AN_OUTAGE = {"PullSecretLifeCritical", "PullSecretLifeLow", "PullSecretExpired",
 NEEDS_TARGETS = {"Target namespaces by state"}
 
 
+@pytest.mark.timeout(4 * ALERT_SECONDS)
 def test_an_outage_of_the_issuer_raises_the_alert_that_a_token_is_about_to_expire_and_its_return_resolves_it(
     controller: Callable[..., ControllerProcess], tenant: Tenant, issuer: Issuer, tmp_path: Path
 ) -> None:
