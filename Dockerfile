@@ -29,13 +29,15 @@ RUN tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir wheels . \
  && python3 -m compileall -qf --invalidation-mode unchecked-hash /opt/pull-secret-updater/lib
 
 FROM ${BASE}
+ARG BASE
 ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="pull-secret-updater" \
       org.opencontainers.image.description="Keeps Kubernetes image pull Secrets filled with short-lived registry tokens" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}"
 COPY --from=build /opt/pull-secret-updater /opt/pull-secret-updater
 # On PATH for `kubectl exec deployment/controller -- pull-secret-updater status`.
 ENV PATH=/opt/pull-secret-updater/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1

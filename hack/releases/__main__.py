@@ -1,6 +1,7 @@
 """The command line of hack/release."""
 
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,17 +82,15 @@ def cli(
             exported, made = Path(scratch, "source"), Path(beside, "made")
             source.export(exported)
             made.mkdir()
-            images, used = archives, None
-            if not images:
-                built, used = _build_image(exported, Path(scratch), source, version=version, base=base)
-                images = (built,)
-            _make(source, exported, made, version=version, repository=repository, archives=images)
+            built = archives or (_build_image(exported, Path(scratch), source, version=version, base=base),)
+            images = [oci.Image.of(archive) for archive in built]
+            _make(source, exported, made, version=version, repository=repository, images=images)
             (made / "CHANGELOG.md").write_text(changes)
             files = list(made.iterdir())
             sums, statement = made / "SHA256SUMS", made / "provenance.json"
-            provenance.write(
-                provenance.statement(files, source, version=version, builder=builder, base=used), statement
-            )
+            bases = sorted({image.base for image in images if image.base})
+            told = provenance.statement(files, source, version=version, builder=builder, bases=bases)
+            provenance.write(told, statement)
             provenance.write_sums(files, sums)
             if key is not None:
                 signature.sign(sums, key=key)
@@ -104,23 +103,22 @@ def cli(
     click.echo(f"in {target}, {'signed' if key else 'not signed'}")
 
 
-def _build_image(exported: Path, scratch: Path, source: Source, *, version: str, base: str | None) -> tuple[Path, str]:
-    """The image's archive, for this machine, and the name of its base."""
+def _build_image(exported: Path, scratch: Path, source: Source, *, version: str, base: str | None) -> Path:
+    """The image's archive, for this machine."""
     builder = builders.with_own_store(builders.find(REPRODUCIBLE_FIRST), scratch)
     tag, archive = f"{NAME}:{version}", scratch / "image.oci.tar"
-    used = have_base(builder, base or default_base())  # and never another in its place
-    arguments = {"VERSION": version, "REVISION": source.commit, "BASE": used}
+    named = have_base(builder, base or default_base())  # and never another in its place
+    arguments = {"VERSION": version, "REVISION": source.commit, "BASE": named}
     builder.build(exported, file=exported / "Dockerfile", tag=tag, arguments=arguments, epoch=source.epoch)
     builder.save(tag, archive, form="oci")
-    return archive, used
+    return archive
 
 
 def _make(
-    source: Source, exported: Path, target: Path, *, version: str, repository: str, archives: tuple[Path, ...]
+    source: Source, exported: Path, target: Path, *, version: str, repository: str, images: Sequence[oci.Image]
 ) -> None:
     """Write all that is made from the commit's files and the images."""
     epoch = source.epoch
-    images = [oci.Image.of(archive) for archive in archives]
     for image in images:
         if image.revision != source.commit:
             raise ReleaseError(

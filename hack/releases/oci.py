@@ -71,7 +71,15 @@ class Image:
     @property
     def revision(self) -> str:
         """The commit that it says it was built from, empty if it says none."""
-        return (self.config.config.labels or {}).get("org.opencontainers.image.revision", "")
+        return self._label("revision")
+
+    @property
+    def base(self) -> str:
+        """The image that it says it was built on, with its digest where that was known; empty if it says none."""
+        return self._label("base.name")
+
+    def _label(self, name: str) -> str:
+        return (self.config.config.labels or {}).get(f"org.opencontainers.image.{name}", "")
 
     @property
     def descriptor(self) -> dict[str, Any]:

@@ -23,10 +23,12 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def statement(files: Iterable[Path], source: Source, *, version: str, builder: str, base: str | None) -> dict[str, Any]:
+def statement(
+    files: Iterable[Path], source: Source, *, version: str, builder: str, bases: Iterable[str]
+) -> dict[str, Any]:
     """Which files were made, from what, and by whom: `builder` is a URI. It has no time of day, so it never differs.
 
-    `base` is the image that ours was built on, if that was here.
+    `bases` are the images that ours were built on, by name.
     """
     locks = sorted((source.checkout / "hack/requirements").glob("*.txt"))
     return {
@@ -39,7 +41,7 @@ def statement(files: Iterable[Path], source: Source, *, version: str, builder: s
                 "externalParameters": {"version": version},
                 "resolvedDependencies": [
                     {"name": "source", "digest": {"gitCommit": source.commit}},
-                    *([_base_image(base)] if base else []),
+                    *map(_base_image, bases),
                     *({"name": f"hack/requirements/{lock.name}", "digest": {"sha256": sha256(lock)}} for lock in locks),
                 ],
             },

@@ -34,6 +34,7 @@ from tests.e2e.support.tenant import eventually
 REPOSITORY = "ghcr.io/acme/pull-secret-updater"
 CHART = f"pull-secret-updater-{__version__}.tgz"
 IMAGE = f"pull-secret-updater-{__version__}.oci.tar"
+BASE = f"docker.io/library/python:3.13-slim@sha256:{'5' * 64}"
 LOCK = ROOT / "hack" / "requirements" / "runtime.txt"
 WHEEL = f"pull_secret_updater-{__version__}-py3-none-any.whl"
 
@@ -75,7 +76,9 @@ def image(target: Path, *, architecture: str, revision: str = "", change: Change
     config = {
         "architecture": architecture,
         "os": "linux",
-        "config": {"Labels": {"org.opencontainers.image.revision": revision}},
+        "config": {
+            "Labels": {"org.opencontainers.image.revision": revision, "org.opencontainers.image.base.name": BASE},
+        },
         "rootfs": {"type": "layers", "diff_ids": [described["digest"]]},
     }
     manifest = {
@@ -196,7 +199,9 @@ def test_all_files_are_there_and_the_sums_and_the_provenance_list_the_same(made:
     assert {each["name"]: each["digest"]["sha256"] for each in statement["subject"]} == listed
 
 
-def test_the_provenance_names_the_commit_and_the_locks(made: Path, checkout: Path) -> None:
+def test_the_provenance_names_the_commit_the_locks_and_the_base_of_the_images(
+    made: Path, checkout: Path
+) -> None:
     statement = json.loads((made / "provenance.json").read_text())
     definition = statement["predicate"]["buildDefinition"]
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
@@ -207,6 +212,8 @@ def test_the_provenance_names_the_commit_and_the_locks(made: Path, checkout: Pat
     assert {"name": "source", "digest": {"gitCommit": head(checkout)}} in definition["resolvedDependencies"]
     assert {"name": "hack/requirements/runtime.txt", "digest": {"sha256": lock}} in definition["resolvedDependencies"]
     assert definition["externalParameters"] == {"version": __version__}
+    named = {"name": "base image", "uri": f"docker://{BASE}", "digest": {"sha256": "5" * 64}}
+    assert [each for each in definition["resolvedDependencies"] if each["name"] == "base image"] == [named]
 
 
 def test_the_images_index_lists_each_machine_and_all_that_it_lists_is_there(made: Path) -> None:

@@ -74,6 +74,7 @@ def test_it_runs_the_command_as_a_user_without_a_name(opened: tarfile.TarFile) -
     assert config["Cmd"] == ["run"]
     assert any(each.startswith("PATH=/opt/pull-secret-updater/bin:") for each in config["Env"]), "for kubectl exec"
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert config["Labels"]["org.opencontainers.image.base.name"]
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", config["Labels"]["org.opencontainers.image.revision"])
 
 

@@ -44,6 +44,9 @@ def test_the_image_has_the_same_bytes_each_time_that_it_is_built(
     (inventory,) = made[0].glob("pull-secret-updater-*-linux-*.spdx.json")
     names = {package["name"] for package in json.loads(inventory.read_text())["packages"]}
     assert {"aiohttp", "msgspec", "pull-secret-updater"} <= names
+    provenance = json.loads((made[0] / "provenance.json").read_text())
+    named = [each["name"] for each in provenance["predicate"]["buildDefinition"]["resolvedDependencies"]]
+    assert "base image" in named
     with tarfile.open(made[0] / IMAGE) as tar:
         assert "oci-layout" in tar.getnames()
 
