@@ -199,9 +199,7 @@ def test_all_files_are_there_and_the_sums_and_the_provenance_list_the_same(made:
     assert {each["name"]: each["digest"]["sha256"] for each in statement["subject"]} == listed
 
 
-def test_the_provenance_names_the_commit_the_locks_and_the_base_of_the_images(
-    made: Path, checkout: Path
-) -> None:
+def test_the_provenance_names_the_commit_the_locks_and_the_base_of_the_images(made: Path, checkout: Path) -> None:
     statement = json.loads((made / "provenance.json").read_text())
     definition = statement["predicate"]["buildDefinition"]
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest()
